@@ -1,4 +1,5 @@
-//! Sets `cfg(has = "NAME")` for each part that this machine has of what the tests need beside Rust (`src/part.rs`).
+//! Sets `cfg(has = "NAME")` for each part that this machine has of what the tests need beside Rust
+//! (`src/part.rs`).
 #![allow(dead_code, unreachable_pub, reason = "the modules are the library's, too")]
 
 #[path = "src/host.rs"]
@@ -25,7 +26,8 @@ fn rerun_when_a_part_comes_or_goes() {
     println!("cargo::rerun-if-changed=src/host.rs");
     println!("cargo::rerun-if-changed=/etc/hosts");
     println!("cargo::rerun-if-env-changed=PATH");
-    // `tests/sdk/install` leaves a file here. Cargo would always run this script again for one that is missing.
+    // `tests/sdk/install` leaves a file here. Cargo would always run this script again for one that
+    // is missing.
     let installed = if std::path::Path::new("sdk/.installed").exists() { "sdk/.installed" } else { "sdk" };
     println!("cargo::rerun-if-changed={installed}");
     let mut is_program_missing = false;

@@ -1,6 +1,7 @@
 //! What a policy decision costs: `cargo bench -p seks-benches --bench policy`.
 //!
-//! Beside ours, Cedar alone: the whole policy set and the whole request for each call, as the library is usually used.
+//! Beside ours, Cedar alone: the whole policy set and the whole request for each call, as the
+//! library is usually used.
 
 #![expect(clippy::expect_used, reason = "a benchmark that can't be set up has nothing to say")]
 #![allow(missing_docs, reason = "divan makes items of its own")]
@@ -123,7 +124,8 @@ fn leaves(bencher: Bencher<'_, '_>, n: usize) {
     decide(bencher, &text(n, by_age), PATH);
 }
 
-/// Making a slice and its first decision: once for an agent and a service after a change of policies.
+/// Making a slice and its first decision: once for an agent and a service after a change of
+/// policies.
 #[divan::bench(args = COUNTS)]
 fn first_decision(bencher: Bencher<'_, '_>, n: usize) {
     let text = text(n, by_group);

@@ -1,7 +1,8 @@
 //! What the node's table costs: `cargo bench -p seks-benches --bench table`.
 //!
-//! First two figures that no timer gives: how long a million tokens take from records to a table in use, and how much memory each
-//! takes. Then look-ups: of one token again and again (hot) and of tokens at random (cold: the cache holds none of them).
+//! First two figures that no timer gives: how long a million tokens take from records to a table in
+//! use, and how much memory each takes. Then look-ups: of one token again and again (hot) and of
+//! tokens at random (cold: the cache holds none of them).
 
 #![expect(clippy::expect_used, reason = "a benchmark that can't be set up has nothing to say")]
 #![allow(missing_docs, clippy::print_stdout, reason = "divan makes items of its own; a benchmark prints")]

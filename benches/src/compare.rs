@@ -99,7 +99,8 @@ pub fn run(args: &Args) {
 
 impl Contest {
     fn start(args: Args) -> Self {
-        // In memory where there is one: issuing 10,000 tokens is 10,000 durable commits, and not what is measured.
+        // In memory where there is one: issuing 10,000 tokens is 10,000 durable commits, and not
+        // what is measured.
         let place = PathBuf::from("/dev/shm");
         let place = if place.is_dir() { place } else { std::env::temp_dir() };
         let directory = tempfile::tempdir_in(place).unwrap();
@@ -156,7 +157,8 @@ impl Contest {
         measured
     }
 
-    /// System calls a request, counted by `strace` over a run of its own: tracing slows everything, so nothing else is read from it.
+    /// System calls a request, counted by `strace` over a run of its own: tracing slows everything,
+    /// so nothing else is read from it.
     fn syscalls(&self, contestant: &Contestant) -> Option<f64> {
         let part = contestant.part.as_ref()?;
         let counts = self.directory.path().join("strace");

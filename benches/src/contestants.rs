@@ -103,7 +103,8 @@ pub fn direct(upstream: SocketAddr) -> Contestant {
     Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None, tokens: None }
 }
 
-/// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one in its place.
+/// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one
+/// in its place.
 pub fn nginx(directory: &Path, program: &Path, upstream: &Upstream, tokens: &[String], log: bool) -> Contestant {
     let name = if log { "nginx, access log on" } else { "nginx, access log off" };
     let home = directory.join(if log { "nginx-log" } else { "nginx" });
@@ -160,8 +161,8 @@ fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// `seks dev`: control plane and node in one process, its one worker pinned; policy, audit spans to `collector`,
-/// scrubbing and metrics are all on. Gives back the tokens that it has issued.
+/// `seks dev`: control plane and node in one process, its one worker pinned; policy, audit spans to
+/// `collector`, scrubbing and metrics are all on. Gives back the tokens that it has issued.
 pub fn seks(
     name: &'static str,
     directory: &Path,

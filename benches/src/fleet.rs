@@ -1,8 +1,9 @@
 //! What a fleet costs: a thousand nodes on one replica, on one machine.
 //!
-//! The replica is `seks-control-plane` itself. The nodes are the data plane's own [`Sync`](seks_data_plane::sync::Sync) and
-//! [`Table`](seks_data_plane::table::Table), each with its own certificate, TLS connection and stream, many in this process; what
-//! they lack is a proxy in front. `benches/run-fleet` builds and runs it; `benches/README.md` has the last figures.
+//! The replica is `seks-control-plane` itself. The nodes are the data plane's own
+//! [`Sync`](seks_data_plane::sync::Sync) and [`Table`](seks_data_plane::table::Table), each with
+//! its own certificate, TLS connection and stream, many in this process; what they lack is a proxy
+//! in front. `benches/run-fleet` builds and runs it; `benches/README.md` has the last figures.
 
 pub mod churn;
 pub mod fan_out;

@@ -1,4 +1,5 @@
-//! The agents: closed loop, keep-alive, one request at a time on each connection, every answer checked.
+//! The agents: closed loop, keep-alive, one request at a time on each connection, every answer
+//! checked.
 
 use std::{
     fs,

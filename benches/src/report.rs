@@ -7,14 +7,16 @@ use crate::{
     load::Measured,
 };
 
-/// The rounds that count: quiet ones, or all when fewer than three were quiet (the table then says so).
+/// The rounds that count: quiet ones, or all when fewer than three were quiet (the table then says
+/// so).
 fn counted<'a>(args: &Args, results: &'a Results) -> Vec<&'a Measured> {
     let quiet: Vec<_> = results.rounds.iter().filter(|m| m.noise <= args.noise).collect();
     if quiet.len() < 3 { results.rounds.iter().collect() } else { quiet }
 }
 
-/// CPU time as a multiple of the reference's in the same round, for a machine whose speed drifts: median, least and greatest over the
-/// rounds in which both were quiet, or over all when there are fewer than three of these.
+/// CPU time as a multiple of the reference's in the same round, for a machine whose speed drifts:
+/// median, least and greatest over the rounds in which both were quiet, or over all when there are
+/// fewer than three of these.
 fn ratio(args: &Args, results: &Results, reference: &Results) -> (f64, f64, f64) {
     let pairs = || results.rounds.iter().zip(&reference.rounds).filter(|(_, other)| other.cpu_us > 0.0);
     let quiet: Vec<_> = pairs().filter(|(one, other)| one.noise.max(other.noise) <= args.noise).collect();

@@ -1,4 +1,5 @@
-//! The upstream: reads requests, answers each with the same bytes, and does nothing else, so that it is no bottleneck.
+//! The upstream: reads requests, answers each with the same bytes, and does nothing else, so that
+//! it is no bottleneck.
 
 use std::{fs, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
@@ -25,7 +26,8 @@ pub struct Args {
     /// Answer with a stream of as many server-sent events instead, one after the other
     #[arg(long, default_value_t = 0)]
     pub events: usize,
-    /// Serve TLS, and write the PEM root of its certificate to this file before the address is printed
+    /// Serve TLS, and write the PEM root of its certificate to this file before the address is
+    /// printed
     #[arg(long)]
     pub tls_root: Option<PathBuf>,
 }
@@ -138,7 +140,8 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: Rc<Answe
     }
 }
 
-/// How long the first request in a buffer is, once it is whole. The proxies under test frame by length or by chunks.
+/// How long the first request in a buffer is, once it is whole. The proxies under test frame by
+/// length or by chunks.
 fn whole_request(buffer: &[u8]) -> Option<usize> {
     let head = buffer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&buffer[..head]).ok()?;

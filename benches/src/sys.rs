@@ -15,7 +15,8 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_millis((ticks(11) + ticks(12)) * 1000 / TICKS_PER_SECOND)
 }
 
-/// User, nice and system time of the whole machine. Interrupts are left out: nobody's process is charged with them.
+/// User, nice and system time of the whole machine. Interrupts are left out: nobody's process is
+/// charged with them.
 #[must_use]
 pub fn machine_cpu() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();

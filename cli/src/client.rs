@@ -71,7 +71,8 @@ pub struct Client {
     context: Arc<Context>,
     tenant: String,
     timeout: Duration,
-    /// When the command began to connect, until its first call: the connection is part of `--timeout`.
+    /// When the command began to connect, until its first call: the connection is part of
+    /// `--timeout`.
     connecting: Arc<Mutex<Option<Instant>>>,
 }
 

@@ -9,7 +9,8 @@ pub fn unix_now() -> i64 {
     now.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or_default()
 }
 
-/// Parses `30s`, `1h 30m`, `7d`; up to ten years. A number without a unit is refused: some tools mean seconds, others hours.
+/// Parses `30s`, `1h 30m`, `7d`; up to ten years. A number without a unit is refused: some tools
+/// mean seconds, others hours.
 ///
 /// # Errors
 /// A text that says what is wrong.

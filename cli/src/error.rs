@@ -79,7 +79,8 @@ impl CliError {
         failure
     }
 
-    /// The lines for stderr. Line breaks and control characters in them are replaced: an answer can't forge a line.
+    /// The lines for stderr. Line breaks and control characters in them are replaced: an answer
+    /// can't forge a line.
     #[must_use]
     pub fn lines(&self) -> String {
         let mut out = format!("error: {}: {}\n", one_line(&self.what), one_line(&self.why));
@@ -96,7 +97,8 @@ pub fn coloured(lines: &str) -> String {
     lines.replacen("error:", "\u{1b}[1;31merror:\u{1b}[0m", 1).replacen("\nhint:", "\n\u{1b}[1mhint:\u{1b}[0m", 1)
 }
 
-/// What the control plane itself says to do about it: `hint` in the metadata of its `google.rpc.ErrorInfo`.
+/// What the control plane itself says to do about it: `hint` in the metadata of its
+/// `google.rpc.ErrorInfo`.
 fn told_hint(status: &Status) -> Option<String> {
     status.get_details_error_info().and_then(|mut info| info.metadata.remove("hint"))
 }

@@ -1,5 +1,6 @@
-//! Secret files of SEKS outside of this user's own directories, for `seks run` to hide: data directories of `seks dev`, also of
-//! those that do not run, and context files of operators. Each has a file with its path in `$XDG_STATE_HOME/seks/known`.
+//! Secret files of SEKS outside of this user's own directories, for `seks run` to hide: data
+//! directories of `seks dev`, also of those that do not run, and context files of operators. Each
+//! has a file with its path in `$XDG_STATE_HOME/seks/known`.
 
 use std::{
     ffi::OsStr,

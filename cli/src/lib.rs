@@ -68,7 +68,8 @@ fn run(cli: args::Cli) -> error::Result<ExitCode> {
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
         seks_runtime::alloc::keep_memory_small();
     } else {
-        // Every command holds the operator's key. Commands of `seks run` keep their limits and rights; only this process is undumpable.
+        // Every command holds the operator's key. Commands of `seks run` keep their limits and
+        // rights; only this process is undumpable.
         seks_runtime::harden::make_undumpable()
             .map_err(|e| error::CliError::new(error::Exit::Failed, "hardening", error::plain_io(&e)))?;
     }

@@ -17,7 +17,8 @@ use crate::{
 /// The options of every `list`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ListArgs {
-    /// Show only objects with this value: FIELD=VALUE, FIELD!=VALUE, FIELD~TEXT (holds); repeatable, all must match
+    /// Show only objects with this value: FIELD=VALUE, FIELD!=VALUE, FIELD~TEXT (holds);
+    /// repeatable, all must match
     #[arg(long, value_name = "FIELD=VALUE", value_parser = Filter::parse)]
     filter: Vec<Filter>,
     /// Sort by a field of the JSON output; -FIELD sorts downwards
@@ -66,8 +67,8 @@ impl Filter {
     }
 }
 
-/// The field of this name, or of this column: `expires` is `expires_at`, `by` is `issued_by`. `attributes.team` is a field of a
-/// field.
+/// The field of this name, or of this column: `expires` is `expires_at`, `by` is `issued_by`.
+/// `attributes.team` is a field of a field.
 fn field<'v>(object: &'v Value, name: &str) -> Result<&'v Value> {
     let Value::Object(fields) = object else { return Ok(&Value::Null) };
     let (first, rest) = name.split_once('.').map_or((name, None), |(first, rest)| (first, Some(rest)));

@@ -182,7 +182,8 @@ impl Stream {
     }
 }
 
-/// Whether output may be coloured: on a terminal, unless `NO_COLOR` is set (no-color.org) or the terminal has no colours.
+/// Whether output may be coloured: on a terminal, unless `NO_COLOR` is set (no-color.org) or the
+/// terminal has no colours.
 #[must_use]
 pub fn has_colours(is_terminal: bool) -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

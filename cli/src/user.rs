@@ -11,12 +11,14 @@ use seks_runtime::private_file;
 
 use crate::error::{CliError, Result};
 
-/// `$XDG_CONFIG_HOME/seks`, by default `~/.config/seks`. `None` where neither variable is an absolute path.
+/// `$XDG_CONFIG_HOME/seks`, by default `~/.config/seks`. `None` where neither variable is an
+/// absolute path.
 pub(crate) fn config_dir() -> Option<PathBuf> {
     directory("XDG_CONFIG_HOME", ".config")
 }
 
-/// `$XDG_STATE_HOME/seks`, by default `~/.local/state/seks`. `None` where neither variable is an absolute path.
+/// `$XDG_STATE_HOME/seks`, by default `~/.local/state/seks`. `None` where neither variable is an
+/// absolute path.
 pub(crate) fn state_dir() -> Option<PathBuf> {
     directory("XDG_STATE_HOME", ".local/state")
 }
@@ -31,13 +33,14 @@ pub(crate) fn context_file() -> Option<PathBuf> {
     Some(config_dir()?.join("context.toml"))
 }
 
-/// `$XDG_CACHE_HOME/seks`, by default `~/.cache/seks`. `None` where neither variable is an absolute path.
+/// `$XDG_CACHE_HOME/seks`, by default `~/.cache/seks`. `None` where neither variable is an absolute
+/// path.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
     directory("XDG_CACHE_HOME", ".cache")
 }
 
-/// The directories of configuration and state, by variable and by default, because the user's next shell may lack the
-/// variable.
+/// The directories of configuration and state, by variable and by default, because the user's next
+/// shell may lack the variable.
 pub(crate) fn all_dirs() -> Vec<PathBuf> {
     let defaults = home().map(|home| [home.join(".config/seks"), home.join(".local/state/seks")]);
     let mut all: Vec<_> = config_dir().into_iter().chain(state_dir()).chain(defaults.into_iter().flatten()).collect();
@@ -47,7 +50,8 @@ pub(crate) fn all_dirs() -> Vec<PathBuf> {
 }
 
 fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    // The specification requires that relative values are ignored. They would name a directory inside the current folder.
+    // The specification requires that relative values are ignored. They would name a directory
+    // inside the current folder.
     let base = absolute(variable).or_else(|| Some(home()?.join(below_home)));
     Some(base?.join("seks"))
 }
@@ -70,8 +74,8 @@ pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
     created.map_err(|e| CliError::file(path, &e))
 }
 
-/// Checks an open file that may hold a key: this user owns it, and its mode is 0600 or stricter. A secret that Kubernetes has
-/// mounted for this process is accepted too.
+/// Checks an open file that may hold a key: this user owns it, and its mode is 0600 or stricter. A
+/// secret that Kubernetes has mounted for this process is accepted too.
 ///
 /// # Errors
 /// Exit code 2. Names the file, the problem and the command that repairs it.

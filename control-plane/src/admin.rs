@@ -60,7 +60,8 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Largest message that is decoded, in bytes. [`edge`] lets only those methods near it whose fields can be that long.
+/// Largest message that is decoded, in bytes. [`edge`] lets only those methods near it whose fields
+/// can be that long.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How long a change is waited for by default.
 const WAIT: Duration = Duration::from_secs(30);
@@ -130,8 +131,9 @@ impl Admin {
         PolicyRun::On(&self.0.policy_workers, requester)
     }
 
-    /// Brings the certificate that clients of HTTPS_PROXY mode trust up to date behind a change of services or of the CA; the revision that
-    /// this has written. The change itself is done: what fails here is made good by the janitor.
+    /// Brings the certificate that clients of HTTPS_PROXY mode trust up to date behind a change of
+    /// services or of the CA; the revision that this has written. The change itself is done: what
+    /// fails here is made good by the janitor.
     async fn refresh_tenant_ca(&self, tenant: &str) -> Option<Revision> {
         let name = TenantName::try_from(tenant).ok()?;
         let refreshed = self.registry().refresh_tenant_ca(&name).await;
@@ -142,7 +144,8 @@ impl Admin {
             .ok()?
     }
 
-    /// Waits until `revision` is enforced wherever a node may serve, as far as the caller wants to know.
+    /// Waits until `revision` is enforced wherever a node may serve, as far as the caller wants to
+    /// know.
     async fn enforced(&self, revision: Revision, wait: Option<wire::Wait>) -> Option<wire::Enforcement> {
         let wait = wait.unwrap_or_default();
         if wait.no_wait {
@@ -155,8 +158,8 @@ impl Admin {
     }
 }
 
-/// The table of methods: what the generated trait calls, the rule's name, the message, the answer, the handler. Behind `@` are those that
-/// answer with a stream, and its type in the trait.
+/// The table of methods: what the generated trait calls, the rule's name, the message, the answer,
+/// the handler. Behind `@` are those that answer with a stream, and its type in the trait.
 macro_rules! methods {
     (
         $($name:ident $method:ident($message:ident) -> $answer:ident = $handler:path;)*

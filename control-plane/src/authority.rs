@@ -1,7 +1,8 @@
-//! The certificate authority: it signs operators, nodes and our own listeners, and nothing else trusts it.
+//! The certificate authority: it signs operators, nodes and our own listeners, and nothing else
+//! trusts it.
 //!
-//! Its key is made at the first start and kept in the store as an envelope; the first replica wins. The names in a certificate
-//! are ours, never those that a request asks for.
+//! Its key is made at the first start and kept in the store as an envelope; the first replica wins.
+//! The names in a certificate are ours, never those that a request asks for.
 
 pub mod audit_key;
 mod config;
@@ -84,8 +85,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The authority that `config` names: a CA from elsewhere, or [the store's own](Self::load_or_create), which is made in any
-    /// case.
+    /// The authority that `config` names: a CA from elsewhere, or [the store's
+    /// own](Self::load_or_create), which is made in any case.
     ///
     /// # Errors
     /// [`AuthorityError`].

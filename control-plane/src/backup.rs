@@ -114,8 +114,9 @@ pub async fn create_from(config: &StoreConfig, sealer: &Sealer, out: &Path) -> R
     create(&records, sealer, out).await
 }
 
-/// Makes the store that `config` names out of a backup. The store must not be there: with `replace`, an embedded one may, and is
-/// kept beside the new one. Killed anywhere, there is the store of before or the restored one.
+/// Makes the store that `config` names out of a backup. The store must not be there: with
+/// `replace`, an embedded one may, and is kept beside the new one. Killed anywhere, there is the
+/// store of before or the restored one.
 ///
 /// # Errors
 /// [`BackupError`].

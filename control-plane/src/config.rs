@@ -31,15 +31,18 @@ pub struct Config {
     pub audit: TrailConfig,
     /// How token endpoints of minted credentials are reached.
     pub upstream: UpstreamConfig,
-    /// The private networks of each new tenant, and of those that have none at the start: `seks dev` alone says any.
+    /// The private networks of each new tenant, and of those that have none at the start:
+    /// `seks dev` alone says any.
     #[serde(skip)]
     pub tenant_networks: Networks,
-    /// Addresses of this process that no tenant's upstream may be: beside its own listeners, what `seks dev` runs.
+    /// Addresses of this process that no tenant's upstream may be: beside its own listeners, what
+    /// `seks dev` runs.
     #[serde(skip)]
     pub own: OwnAddresses,
     /// How much a tenant may have and do, where nothing else is set for it.
     pub quota: QuotaConfig,
-    /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`; default: not at all.
+    /// Spans and metrics. `/metrics`, `/healthz` and `/readyz` are served on `metrics_listen`;
+    /// default: not at all.
     pub telemetry: TelemetryConfig,
 }
 
@@ -69,7 +72,8 @@ impl Config {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamConfig {
-    /// Private networks that this process may dial for a tenant that was given them as well. Default: none.
+    /// Private networks that this process may dial for a tenant that was given them as well.
+    /// Default: none.
     pub private_networks: Networks,
 }
 
@@ -79,8 +83,9 @@ pub struct UpstreamConfig {
 pub struct AdminConfig {
     /// Default: `127.0.0.1:8301`. Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// DNS names and addresses by which operators and nodes reach this replica, for its certificates. The listen addresses,
-    /// `localhost` and `seks-control-plane` are always in them. Default: none.
+    /// DNS names and addresses by which operators and nodes reach this replica, for its
+    /// certificates. The listen addresses, `localhost` and `seks-control-plane` are always in them.
+    /// Default: none.
     pub names: Vec<String>,
     /// Where agents reach the proxy, for the answer to `token issue`. Default: not said.
     pub proxy_url: String,
@@ -99,8 +104,8 @@ impl Default for AdminConfig {
     }
 }
 
-/// `[admin.tls]` and `[distribution.tls]`: PEM files. Read again within 5 s when they change, and on `SIGHUP`, so that a
-/// renewed certificate is taken up without a restart.
+/// `[admin.tls]` and `[distribution.tls]`: PEM files. Read again within 5 s when they change, and
+/// on `SIGHUP`, so that a renewed certificate is taken up without a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTlsConfig {
@@ -131,7 +136,8 @@ pub struct DistributionConfig {
     pub lease: Duration,
     /// Nodes that load a snapshot at the same time; more wait. Default: 32.
     pub max_snapshots: usize,
-    /// How often the replica's table is compared with the store. Default: 60 s; a large store is listed less often.
+    /// How often the replica's table is compared with the store. Default: 60 s; a large store is
+    /// listed less often.
     #[serde(with = "humantime_serde")]
     pub verify_every: Duration,
 }

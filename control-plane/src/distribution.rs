@@ -1,11 +1,12 @@
-//! Distribution: brings every change to every node, and knows when it has arrived. Starts, connects and stops the three parts.
+//! Distribution: brings every change to every node, and knows when it has arrived. Starts, connects
+//! and stops the three parts.
 //!
-//! `changefeed` turns the store's watch into changes of the nodes' table. `node_api` sends them
-//! to each node and receives its acknowledgements. `fleet` keeps what each node has applied and until when it may serve;
-//! from that follows whether a change is enforced.
+//! `changefeed` turns the store's watch into changes of the nodes' table. `node_api` sends them to
+//! each node and receives its acknowledgements. `fleet` keeps what each node has applied and until
+//! when it may serve; from that follows whether a change is enforced.
 //!
-//! Any number of replicas serve from one store; none leads. Each knows its own nodes, and publishes in one small record how far all of
-//! them are.
+//! Any number of replicas serve from one store; none leads. Each knows its own nodes, and publishes
+//! in one small record how far all of them are.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -139,7 +140,8 @@ struct Parts {
 }
 
 impl Distribution {
-    /// Lists the store as it was up to 10,000 revisions ago, replays the changes since then, and follows it from there ([`replay`]).
+    /// Lists the store as it was up to 10,000 revisions ago, replays the changes since then, and
+    /// follows it from there ([`replay`]).
     ///
     /// # Errors
     /// A lease out of bounds, or a store that can't be listed.
@@ -162,7 +164,8 @@ impl Distribution {
             leaving: lifecycle.leaving.clone(),
             deregistered: deregistered.clone(),
         };
-        // A full store can still be served from, but no lease is granted before this replica is registered in it.
+        // A full store can still be served from, but no lease is granted before this replica is
+        // registered in it.
         let registration = ReplicaRegistration::register(&registrar).await;
         lifecycle.spawn(registration::run_registration(registrar, registration.ok()));
         spawn_store_tasks(&lifecycle, &store, &changes, &fleet, &config);
@@ -215,8 +218,8 @@ impl Distribution {
         }
     }
 
-    /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is cut off, crashed or slow.
-    /// After `timeout` the answer says which nodes have not applied it.
+    /// Waits until `revision` is enforced: no node serves anything that it took away, whatever is
+    /// cut off, crashed or slow. After `timeout` the answer says which nodes have not applied it.
     pub async fn await_enforced(&self, revision: Revision, timeout: Duration) -> wire::Enforcement {
         enforcement::wait_until_enforced(&self.0.changes.log, &self.0.fleet, revision, timeout).await
     }
@@ -238,7 +241,8 @@ impl Distribution {
         nodes
     }
 
-    /// The nodes that hold a credential and may use it: within their scope, with every feature that it takes, connected or with a lease.
+    /// The nodes that hold a credential and may use it: within their scope, with every feature that
+    /// it takes, connected or with a lease.
     #[must_use]
     pub fn holders(&self, tenant: &TenantName, credential: &CredentialName) -> Vec<wire::Node> {
         let mut nodes = self.nodes();
@@ -251,8 +255,8 @@ impl Distribution {
         nodes
     }
 
-    /// Audit spans that wait for a collector at the nodes of every replica that serves. Of other replicas' nodes as of the last
-    /// record of each.
+    /// Audit spans that wait for a collector at the nodes of every replica that serves. Of other
+    /// replicas' nodes as of the last record of each.
     #[must_use]
     pub fn audit_backlog(&self) -> u64 {
         let me = self.0.fleet.leases.own_id().map(|id| id.to_string()).unwrap_or_default();
@@ -272,7 +276,8 @@ impl Distribution {
         self.0.fleet.replicas.list()
     }
 
-    /// Names of the replicas that may be alive and don't read the store's records in the form `format`.
+    /// Names of the replicas that may be alive and don't read the store's records in the form
+    /// `format`.
     #[must_use]
     pub fn replicas_older_than(&self, format: u32) -> Vec<String> {
         self.0.fleet.replicas.older_than(format)
@@ -310,8 +315,9 @@ impl Distribution {
         WentBack::Revision { now, seen: self.0.changes.log.head() }
     }
 
-    /// Asks every node to move to another replica, waits for that for at most half a lease, ends every stream and stops following
-    /// the store. Nodes go on until their leases end, or another replica takes them.
+    /// Asks every node to move to another replica, waits for that for at most half a lease, ends
+    /// every stream and stops following the store. Nodes go on until their leases end, or another
+    /// replica takes them.
     pub async fn shutdown(&self) {
         self.0.lifecycle.leaving.cancel();
         // If the store is unreachable, the record cannot be deleted.
@@ -347,7 +353,8 @@ fn state_from(listing: StoreListing, log: ChangeLog, lease: Duration, exclusive:
     (fleet, changes)
 }
 
-/// Starts what reads the store for as long as the replica runs: watch, read barriers, periodic verification.
+/// Starts what reads the store for as long as the replica runs: watch, read barriers, periodic
+/// verification.
 fn spawn_store_tasks(
     lifecycle: &Lifecycle,
     store: &Arc<dyn Store>,

@@ -1,9 +1,11 @@
 //! Whether the store is the one that was last seen, and not an older copy of it.
 //!
-//! Nodes know a store's history by its epoch. The first epoch is the store's id. When an operator accepts a rollback, a new epoch begins,
-//! and the earlier ones are recorded as superseded. Within one epoch revisions only grow. Each replica and each node keeps the highest
-//! revision that it has seen outside of the store ([`HighWaterMark`]). A store below it, or of an epoch that doesn't supersede it, is
-//! refused. So a restored backup, or an old copy of the data, makes no revoked token valid before an operator has accepted it.
+//! Nodes know a store's history by its epoch. The first epoch is the store's id. When an operator
+//! accepts a rollback, a new epoch begins, and the earlier ones are recorded as superseded. Within
+//! one epoch revisions only grow. Each replica and each node keeps the highest revision that it has
+//! seen outside of the store ([`HighWaterMark`]). A store below it, or of an epoch that doesn't
+//! supersede it, is refused. So a restored backup, or an old copy of the data, makes no revoked
+//! token valid before an operator has accepted it.
 
 mod high_water_mark;
 

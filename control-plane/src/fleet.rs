@@ -1,8 +1,9 @@
 //! The fleet: which nodes and replicas there are, and how far each of them has applied the changes.
 //!
-//! [`membership`] is who may connect; [`leases`] is what each node has applied and until when it may serve; [`replicas`] is what
-//! the other replicas say of their nodes, and [`registration`] is what this one says of its own. A lease counts from a
-//! [`read_barrier`]. All of it together says whether a change is enforced ([`enforcement`]).
+//! [`membership`] is who may connect; [`leases`] is what each node has applied and until when it
+//! may serve; [`replicas`] is what the other replicas say of their nodes, and [`registration`] is
+//! what this one says of its own. A lease counts from a [`read_barrier`]. All of it together says
+//! whether a change is enforced ([`enforcement`]).
 
 pub(crate) mod enforcement;
 pub(crate) mod high_water_mark;
@@ -48,7 +49,8 @@ impl FleetRecords for Fleet {
 
     fn replica(&self, id: &ReplicaId, record: Option<wire::Replica>, revision: Revision) {
         if record.as_ref().is_none_or(|record| record.retired) {
-            // Before the head moves, and with it a barrier that nothing may be granted from any more.
+            // Before the head moves, and with it a barrier that nothing may be granted from any
+            // more.
             self.leases.resign_if(id);
         }
         self.replicas.learn(id, record, revision);

@@ -1,4 +1,5 @@
-//! How a replica's distribution stops: first its nodes are asked to move, then every task and stream ends.
+//! How a replica's distribution stops: first its nodes are asked to move, then every task and
+//! stream ends.
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

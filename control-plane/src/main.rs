@@ -33,7 +33,8 @@ Examples:
 
 Configuration: the file, then the environment (SEKS_SECTION_KEY), then the command line; the last one counts.";
 
-/// The SEKS control plane: it keeps encrypted credentials and policies, and pushes the table to every proxy node.
+/// The SEKS control plane: it keeps encrypted credentials and policies, and pushes the table to
+/// every proxy node.
 #[derive(Parser)]
 #[command(name = "seks-control-plane", version = runtime::VERSION, after_help = EXAMPLES)]
 struct Arguments {
@@ -52,7 +53,8 @@ struct Arguments {
     /// Checks the configuration, starts nothing and reads no secret.
     #[arg(long)]
     check_config: bool,
-    /// Asks the running process of this configuration whether it is ready, as `/readyz` does: exit code 0 or 1.
+    /// Asks the running process of this configuration whether it is ready, as `/readyz` does: exit
+    /// code 0 or 1.
     #[arg(long)]
     check_ready: bool,
     #[command(subcommand)]
@@ -69,18 +71,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Re-wraps every sealed record under the active key-encryption key. Can be interrupted and repeated. With an embedded store
-    /// the control plane must be stopped meanwhile.
+    /// Re-wraps every sealed record under the active key-encryption key. Can be interrupted and
+    /// repeated. With an embedded store the control plane must be stopped meanwhile.
     RotateKek,
-    /// Writes all of the store to a new file: envelopes and metadata, of no use without the key-encryption key. With an embedded
-    /// store the control plane must be stopped meanwhile.
+    /// Writes all of the store to a new file: envelopes and metadata, of no use without the
+    /// key-encryption key. With an embedded store the control plane must be stopped meanwhile.
     Backup {
         /// The file.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Makes the store that the configuration names out of a backup. It is a new store, with an epoch of its own, and is served
-    /// only after `accept-rollback`.
+    /// Makes the store that the configuration names out of a backup. It is a new store, with an
+    /// epoch of its own, and is served only after `accept-rollback`.
     Restore {
         /// The file.
         #[arg(long, value_name = "FILE")]
@@ -89,25 +91,25 @@ enum Command {
         #[arg(long)]
         replace: bool,
     },
-    /// Says that a store which went back (a restored backup, an old copy of the data) may be served, and why: what was revoked
-    /// since then is valid again. Stop every control plane first.
+    /// Says that a store which went back (a restored backup, an old copy of the data) may be
+    /// served, and why: what was revoked since then is valid again. Stop every control plane first.
     AcceptRollback {
         /// Why; kept in the store.
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
-    /// Makes the first operator, an owner of everything: its certificate, its key, the CA's certificate, and a `context.toml`
-    /// with which `seks` uses them.
+    /// Makes the first operator, an owner of everything: its certificate, its key, the CA's
+    /// certificate, and a `context.toml` with which `seks` uses them.
     BootstrapOperator {
         /// Its name.
         #[arg(long)]
         name: String,
-        /// A directory without these files; made if it doesn't exist. `~/.config/seks` is where `seks` looks. `-` prints a context
-        /// with the PEM texts in it instead, for `kubectl exec`.
+        /// A directory without these files; made if it doesn't exist. `~/.config/seks` is where
+        /// `seks` looks. `-` prints a context with the PEM texts in it instead, for `kubectl exec`.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How the operator reaches this control plane, `https://HOST:PORT`; repeatable, tried in this order [default: the first of
-        /// `[admin] names`, with the port of `[admin] listen`]
+        /// How the operator reaches this control plane, `https://HOST:PORT`; repeatable, tried in
+        /// this order [default: the first of `[admin] names`, with the port of `[admin] listen`]
         #[arg(long, value_name = "URL")]
         endpoint: Vec<String>,
     },

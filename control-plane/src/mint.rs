@@ -1,9 +1,11 @@
-//! Minted credentials: the control plane alone holds the long-lived secret, and trades it for short-lived tokens, which go to
-//! the nodes as ordinary versions of the credential.
+//! Minted credentials: the control plane alone holds the long-lived secret, and trades it for
+//! short-lived tokens, which go to the nodes as ordinary versions of the credential.
 //!
-//! [`source`] is what an operator stored and how it is traded; [`endpoint`] is the one way out of this process to where that is
-//! done; [`mint_refresher`](crate::mint_refresher) does it ahead of time, once for the whole fleet of replicas: who refreshes has claimed it first, in the
-//! store, by compare-and-set. What comes back, a rotated refresh token above all, is kept until the store has it.
+//! [`source`] is what an operator stored and how it is traded; [`endpoint`] is the one way out of
+//! this process to where that is done; [`mint_refresher`](crate::mint_refresher) does it ahead of
+//! time, once for the whole fleet of replicas: who refreshes has claimed it first, in the store, by
+//! compare-and-set. What comes back, a rotated refresh token above all, is kept until the store has
+//! it.
 
 mod endpoint;
 mod get;
@@ -22,7 +24,8 @@ pub(crate) use self::{
 };
 use crate::clock::unix_now;
 
-/// Why there is no token. The text is for operators, and of a token endpoint's answer it holds a code at most.
+/// Why there is no token. The text is for operators, and of a token endpoint's answer it holds a
+/// code at most.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
     /// What the operator stored can't work.
@@ -31,7 +34,8 @@ pub enum MintError {
     /// The endpoint can't be asked: it may be back later.
     #[error("the token endpoint {0}")]
     Endpoint(&'static str),
-    /// The endpoint answered something else: status and, where it gives one, the code of the error (RFC 6749, 5.2).
+    /// The endpoint answered something else: status and, where it gives one, the code of the error
+    /// (RFC 6749, 5.2).
     #[error("the token endpoint answered {status}{}", if code.is_empty() { String::new() } else { format!(" ({code})") })]
     Refused {
         /// HTTP's.

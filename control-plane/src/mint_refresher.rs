@@ -55,7 +55,8 @@ pub struct Refresher {
 }
 
 impl Refresher {
-    /// One whose claims bear the name of `replica` and, because names may be the same, a number of their own.
+    /// One whose claims bear the name of `replica` and, because names may be the same, a number of
+    /// their own.
     ///
     /// # Errors
     /// [`RefresherError`].
@@ -90,7 +91,8 @@ impl Refresher {
         vec![Box::new(self.outcomes.clone()), Box::new(self.failing.clone())]
     }
 
-    /// Runs until `stop`; exchanges that are under way then are finished first, because what they bring may be the only copy.
+    /// Runs until `stop`; exchanges that are under way then are finished first, because what they
+    /// bring may be the only copy.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (mut running, mut busy) = (JoinSet::new(), Vec::new());
         while !stop.is_cancelled() {
@@ -168,7 +170,8 @@ impl Refresher {
                 return sleep(Duration::from_secs(1)).await;
             }
         };
-        // The audit's record of it: a token was made, or was not, and who asked for it is this replica.
+        // The audit's record of it: a token was made, or was not, and who asked for it is this
+        // replica.
         let span = self.telemetry.create_span(|| {
             tracing::info_span!(
                 "seks.mint",

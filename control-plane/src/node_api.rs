@@ -1,7 +1,8 @@
 //! The nodes' listener: the stream of changes and enrolment.
 //!
-//! [`connection`] drives one HTTP/2 connection; [`session`] is one node's stream on it, and [`grpc_stream`] its framing.
-//! [`connection_limiter`] and [`handshake_limiter`] bound what one peer can occupy.
+//! [`connection`] drives one HTTP/2 connection; [`session`] is one node's stream on it, and
+//! [`grpc_stream`] its framing. [`connection_limiter`] and [`handshake_limiter`] bound what one
+//! peer can occupy.
 
 pub mod audit_upload;
 mod connection;
@@ -50,8 +51,9 @@ const SYNC: &str = "/seks.v1.Distribution/Sync";
 
 /// Serves nodes. Cheap to clone.
 ///
-/// The stream of changes doesn't come through tonic's server, which has a task for the connection, one for the answer and one for the session: one for all of it is
-/// an eighth less of the replica's CPU and memory (`benches/README.md`), and what a node doesn't read can be taken back.
+/// The stream of changes doesn't come through tonic's server, which has a task for the connection,
+/// one for the answer and one for the session: one for all of it is an eighth less of the replica's
+/// CPU and memory (`benches/README.md`), and what a node doesn't read can be taken back.
 #[derive(Clone)]
 pub struct NodeServer {
     sessions: Sessions,
@@ -79,9 +81,11 @@ impl NodeServer {
         Self { others: self.others.add_service(uploads), ..self }
     }
 
-    /// Serves connections as they come until `stop`; returns when all of them have ended. Dropped, it drops them.
+    /// Serves connections as they come until `stop`; returns when all of them have ended. Dropped,
+    /// it drops them.
     ///
-    /// What a connection's [`Connected`] says is what its calls are known by: the listener must have asked for client certificates.
+    /// What a connection's [`Connected`] says is what its calls are known by: the listener must
+    /// have asked for client certificates.
     pub async fn serve<T>(self, incoming: impl Stream<Item = io::Result<T>>, stop: CancellationToken)
     where
         T: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,

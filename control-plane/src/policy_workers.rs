@@ -1,8 +1,10 @@
-//! Threads that parse, validate and try out policies: few, of low priority, and shared fairly between tenants.
+//! Threads that parse, validate and try out policies: few, of low priority, and shared fairly
+//! between tenants.
 //!
-//! Cedar needs up to seconds of CPU for a file of policies. None of that runs on the threads of a runtime, where leases,
-//! revocations or other operators' calls would wait for it. Each tenant has a queue; the queues take turns. A call that is
-//! cancelled leaves its queue. A tenant runs on half of the threads at most, so that another tenant finds one.
+//! Cedar needs up to seconds of CPU for a file of policies. None of that runs on the threads of a
+//! runtime, where leases, revocations or other operators' calls would wait for it. Each tenant has
+//! a queue; the queues take turns. A call that is cancelled leaves its queue. A tenant runs on half
+//! of the threads at most, so that another tenant finds one.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -27,7 +29,8 @@ const MAX_IN_ALL: usize = 128;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Fewest and most threads; between them as many as there are cores.
 const THREADS: (usize, usize) = (2, 4);
-/// Added to the threads' nice value: under contention they get a tenth of what others get (`sched(7)`).
+/// Added to the threads' nice value: under contention they get a tenth of what others get
+/// (`sched(7)`).
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 /// When a refused caller may try again.

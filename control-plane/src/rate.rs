@@ -99,7 +99,8 @@ impl Repeated {
         Self { every, state: Mutex::new((None, 0)) }
     }
 
-    /// Counts one more. `Some`: it is to be logged, with the number since the last that was, this one included.
+    /// Counts one more. `Some`: it is to be logged, with the number since the last that was, this
+    /// one included.
     pub(crate) fn count(&self) -> Option<u64> {
         let mut state = self.state.lock();
         state.1 += 1;

@@ -1,8 +1,10 @@
-//! Sealing: what the store keeps of a secret is an envelope, and only this module can make or open one.
+//! Sealing: what the store keeps of a secret is an envelope, and only this module can make or open
+//! one.
 //!
-//! Every write gets a fresh data key (DEK); the DEK is wrapped by the key-encryption key (KEK), which is not in the store. The
-//! envelope is bound to its record ([`RecordId`]): copied to another tenant, name, version or store it no longer opens.
-//! [`rotate`] moves a store from one KEK to the next; [`verify`](Sealer::verify) tells at start that this KEK is the store's.
+//! Every write gets a fresh data key (DEK); the DEK is wrapped by the key-encryption key (KEK),
+//! which is not in the store. The envelope is bound to its record ([`RecordId`]): copied to another
+//! tenant, name, version or store it no longer opens. [`rotate`] moves a store from one KEK to the
+//! next; [`verify`](Sealer::verify) tells at start that this KEK is the store's.
 
 mod cache;
 mod canary;
@@ -116,8 +118,8 @@ impl<'a> RecordId<'a> {
         Self { tenant: "", kind: "canary", name: "", version: 0, store_id, destination: None }
     }
 
-    /// The record that the envelope at `key` belongs to, without the destination that a credential is bound to; `None` when `key`
-    /// doesn't hold an envelope.
+    /// The record that the envelope at `key` belongs to, without the destination that a credential
+    /// is bound to; `None` when `key` doesn't hold an envelope.
     #[must_use]
     pub fn of(key: &'a Key, store_id: &'a str) -> Option<Self> {
         match key {
@@ -135,7 +137,8 @@ impl<'a> RecordId<'a> {
     }
 }
 
-/// What can go wrong. Configuration errors (all but the last seven) are for the operator: one line, exit code 2.
+/// What can go wrong. Configuration errors (all but the last seven) are for the operator: one line,
+/// exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A key of `[seal]` is absent or doesn't fit the kind.
@@ -225,7 +228,8 @@ impl SealError {
 /// How long a key service may take to wrap or unwrap one data key.
 const KEK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Seals and opens envelopes with a ring of KEKs: one active, any number of older ones that still open. Cheap to clone.
+/// Seals and opens envelopes with a ring of KEKs: one active, any number of older ones that still
+/// open. Cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
     active: Arc<dyn KekProvider>,
@@ -266,8 +270,9 @@ impl Sealer {
         local::create_file(path)
     }
 
-    /// Seals `plaintext` under a fresh 256-bit DEK, wrapped by the active KEK. With random 96-bit nonces one KEK wraps at most
-    /// 2^32 DEKs (NIST SP 800-38D, 8.3); rotation is due long before that.
+    /// Seals `plaintext` under a fresh 256-bit DEK, wrapped by the active KEK. With random 96-bit
+    /// nonces one KEK wraps at most 2^32 DEKs (NIST SP 800-38D, 8.3); rotation is due long before
+    /// that.
     ///
     /// # Errors
     /// [`SealError::Random`]; [`SealError::KekUnavailable`] when the key service is silent for 2 s.
@@ -278,15 +283,16 @@ impl Sealer {
     /// Opens an envelope of the record `id`.
     ///
     /// # Errors
-    /// [`SealError::Malformed`], [`SealError::UnknownKek`], or [`SealError::Rejected`] when a bit of the envelope or a part of
-    /// `id` differs from what was sealed; [`SealError::KekUnavailable`] when the key service is silent for 2 s.
+    /// [`SealError::Malformed`], [`SealError::UnknownKek`], or [`SealError::Rejected`] when a bit
+    /// of the envelope or a part of `id` differs from what was sealed;
+    /// [`SealError::KekUnavailable`] when the key service is silent for 2 s.
     pub async fn open(&self, id: &RecordId<'_>, envelope: &[u8]) -> Result<Secret, SealError> {
         let parts = Parts::split(envelope)?;
         envelope::open(&self.dek(&parts).await?, id, &parts)
     }
 
-    /// As [`open`](Self::open), without waiting: what the key service has to be asked for is [`SealError::KekUnavailable`]. Call
-    /// [`load_deks`](Self::load_deks) first.
+    /// As [`open`](Self::open), without waiting: what the key service has to be asked for is
+    /// [`SealError::KekUnavailable`]. Call [`load_deks`](Self::load_deks) first.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -296,20 +302,23 @@ impl Sealer {
         envelope::open(&self.dek_now(&parts)?.unwrap_or_else(unknown)?, id, &parts)
     }
 
-    /// Whether every KEK is in this process: then [`open_now`](Self::open_now) opens whatever opens at all.
+    /// Whether every KEK is in this process: then [`open_now`](Self::open_now) opens whatever opens
+    /// at all.
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.keks().all(|kek| kek.is_local())
     }
 
-    /// Whether the key service has to be asked before [`open_now`](Self::open_now) can say more of `envelope`.
+    /// Whether the key service has to be asked before [`open_now`](Self::open_now) can say more of
+    /// `envelope`.
     #[must_use]
     pub fn needs_dek(&self, envelope: &[u8]) -> bool {
         Parts::split(envelope).and_then(|parts| self.dek_now(&parts)).is_ok_and(|known| known.is_none())
     }
 
-    /// Has the DEKs of `envelopes` unwrapped, a few at a time, for [`open_now`](Self::open_now). It takes 2 s at most for each few
-    /// whether or not the key service answers; what it doesn't unwrap is not asked for again within 10 s.
+    /// Has the DEKs of `envelopes` unwrapped, a few at a time, for [`open_now`](Self::open_now). It
+    /// takes 2 s at most for each few whether or not the key service answers; what it doesn't
+    /// unwrap is not asked for again within 10 s.
     pub async fn load_deks(&self, envelopes: &[Bytes]) {
         let load = envelopes.iter().map(|envelope| async move {
             if let Ok(parts) = Parts::split(envelope) {
@@ -325,7 +334,8 @@ impl Sealer {
         !Header::parse(envelope).is_ok_and(|header| self.kek(header.kek).is_err())
     }
 
-    /// Whether an envelope of the record `id` holds exactly `secret`: however often it was re-wrapped.
+    /// Whether an envelope of the record `id` holds exactly `secret`: however often it was
+    /// re-wrapped.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -333,7 +343,8 @@ impl Sealer {
         Ok(self.open(id, envelope).await?.expose() == secret.expose())
     }
 
-    /// The same envelope with its DEK wrapped by the active KEK; `None` when it is already. The secret itself is not opened.
+    /// The same envelope with its DEK wrapped by the active KEK; `None` when it is already. The
+    /// secret itself is not opened.
     ///
     /// # Errors
     /// As [`open`](Self::open).

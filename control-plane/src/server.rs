@@ -313,7 +313,8 @@ impl ControlPlane {
         &self.distribution
     }
 
-    /// Why it can't go on: waits until it can't. It serves nothing more from then on, and should be shut down.
+    /// Why it can't go on: waits until it can't. It serves nothing more from then on, and should be
+    /// shut down.
     pub async fn failed(&self) -> WentBack {
         self.distribution.failed().await
     }
@@ -328,10 +329,12 @@ impl ControlPlane {
         Ok(self.registry.create_first_operator(name, &enrolment).await?.map(|_| identity))
     }
 
-    /// A new certificate and key for an operator that exists: for the one machine that has them both, as in development.
+    /// A new certificate and key for an operator that exists: for the one machine that has them
+    /// both, as in development.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`]; of the store; [`AuthorityError::Sign`](crate::authority::AuthorityError::Sign).
+    /// [`RegistryError::NotFound`]; of the store;
+    /// [`AuthorityError::Sign`](crate::authority::AuthorityError::Sign).
     pub async fn renew_operator(&self, name: &OperatorName) -> Result<OperatorIdentity, IdentityError> {
         match self.registry.operator(name).await? {
             Some(operator) => Ok(start::identity(&self.authority, name, &operator.enrolment)?),

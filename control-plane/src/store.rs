@@ -1,5 +1,6 @@
-//! The store: one total order of changes over one flat map, below one prefix. Two implementations, embedded (redb) and
-//! etcd; `conformance` is the suite that both must pass, and so the contract in full.
+//! The store: one total order of changes over one flat map, below one prefix. Two implementations,
+//! embedded (redb) and etcd; `conformance` is the suite that both must pass, and so the contract in
+//! full.
 
 mod config;
 #[cfg(any(test, feature = "conformance"))]
@@ -45,8 +46,9 @@ pub fn check(config: &StoreConfig) -> Result<(), OpenError> {
     }
 }
 
-/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store they are from; it has the id
-/// `store_id`, and `framer` authenticates them. One that is there is refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
+/// Makes the store that `config` names out of `records`, as they stood at `revision` of the store
+/// they are from; it has the id `store_id`, and `framer` authenticates them. One that is there is
+/// refused, or with `replace` (embedded only) kept beside it. All of it is there in the end, or
 /// nothing that [`open`] would take for a store.
 ///
 /// # Errors
@@ -111,11 +113,13 @@ pub(crate) fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The newest form of the store's records that this version reads, as its replica's record tells the others. 1: credentials are bound
-/// to destinations. 2: records are authenticated, and each tenant says which policies it has.
+/// The newest form of the store's records that this version reads, as its replica's record tells
+/// the others. 1: credentials are bound to destinations. 2: records are authenticated, and each
+/// tenant says which policies it has.
 pub const STORE_FORMAT: u32 = 2;
 
-/// The store's total order: etcd's mod revision; the embedded store counts its own with the same meaning. 0 is before any change.
+/// The store's total order: etcd's mod revision; the embedded store counts its own with the same
+/// meaning. 0 is before any change.
 pub type Revision = u64;
 
 /// A record as the store has it.
@@ -161,7 +165,8 @@ pub const MAX_TRANSACTION: usize = 124;
 /// Largest value: etcd's default request limit is 1.5 MiB.
 pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 
-/// Largest sum of keys and values in one transaction: leaves room for the rest of a request within etcd's limit.
+/// Largest sum of keys and values in one transaction: leaves room for the rest of a request within
+/// etcd's limit.
 pub const MAX_TRANSACTION_BYTES: usize = 1280 * 1024;
 
 /// All changes of one revision, or the news that history is gone.
@@ -174,7 +179,8 @@ pub enum WatchEvent {
         /// In the order of the keys; a delete has no value.
         changes: Vec<Write>,
     },
-    /// Nothing happened up to this revision (a progress note): the watcher may count itself that far.
+    /// Nothing happened up to this revision (a progress note): the watcher may count itself that
+    /// far.
     Progress(Revision),
     /// The revision asked for has been compacted: list again.
     Compacted,
@@ -189,7 +195,8 @@ pub enum StoreError {
     /// The store is full: puts are refused, deletes still work.
     #[error("the store is full")]
     Full,
-    /// Over [`MAX_TRANSACTION`], [`MAX_VALUE_BYTES`] or [`MAX_TRANSACTION_BYTES`]; nothing was written.
+    /// Over [`MAX_TRANSACTION`], [`MAX_VALUE_BYTES`] or [`MAX_TRANSACTION_BYTES`]; nothing was
+    /// written.
     #[error("the change is too large for one transaction")]
     TooLarge,
     /// The store does not answer. The write was certainly not made.
@@ -214,8 +221,8 @@ pub trait Store: Send + Sync + 'static {
     /// `"embedded"` or `"etcd"`.
     fn kind(&self) -> &'static str;
 
-    /// Whether no other process can have the store open while this one does. A replica of such a store is alone: every other that
-    /// is registered in it has ended.
+    /// Whether no other process can have the store open while this one does. A replica of such a
+    /// store is alone: every other that is registered in it has ended.
     fn is_exclusive(&self) -> bool;
 
     /// The store's id: made once, when the store is first used; a restore makes a new one.
@@ -229,7 +236,8 @@ pub trait Store: Send + Sync + 'static {
     /// The record at `key`.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
 
-    /// Every record below `prefix` (a [`key::prefix`]), in the order of keys, and the revision at which all of them stood so.
+    /// Every record below `prefix` (a [`key::prefix`]), in the order of keys, and the revision at
+    /// which all of them stood so.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>>;
 
     /// At most `most` records below `prefix` whose key path is greater than `after`. Each page
@@ -250,8 +258,9 @@ pub trait Store: Send + Sync + 'static {
         })
     }
 
-    /// Every record below `prefix` as it stood at `revision`, in the order of keys; `None` when that history isn't kept any more.
-    /// The watch from `revision` leads on from it. A revision that is yet to come is an error.
+    /// Every record below `prefix` as it stood at `revision`, in the order of keys; `None` when
+    /// that history isn't kept any more. The watch from `revision` leads on from it. A revision
+    /// that is yet to come is an error.
     fn list_at<'a>(
         &'a self,
         prefix: &'a str,
@@ -269,6 +278,7 @@ pub trait Store: Send + Sync + 'static {
     /// a put. Not linearizable.
     fn is_full(&self) -> BoxFuture<'_, bool>;
 
-    /// The current revision by a linearizable read: at least that of every commit that returned before the call.
+    /// The current revision by a linearizable read: at least that of every commit that returned
+    /// before the call.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>>;
 }

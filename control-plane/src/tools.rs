@@ -19,7 +19,8 @@ pub(crate) fn create_kek(out: &Path) -> Result<(), Failure> {
     Sealer::create_file(out).map_err(|e| Failure::usage(&format!("--out: {e}")))
 }
 
-/// Re-wraps every sealed record under the active key-encryption key, and says what came of it on stdout.
+/// Re-wraps every sealed record under the active key-encryption key, and says what came of it on
+/// stdout.
 pub(crate) async fn rotate_kek(config: &Config) -> Result<(), Failure> {
     let foundation = Components::open(config).await?;
     let report = rotate::rotate(&foundation.sealer, foundation.store.as_ref()).await;

@@ -1,7 +1,8 @@
 //! The audit trail of this replica: what its nodes have handed in.
 //!
-//! One thread writes ([`seks_audit::trail`]); arrivals of all nodes that wait at the same time share one sync. Searches run on blocking
-//! threads, a few at a time. The ends of the nodes' chains come with their lease renewals.
+//! One thread writes ([`seks_audit::trail`]); arrivals of all nodes that wait at the same time
+//! share one sync. Searches run on blocking threads, a few at a time. The ends of the nodes' chains
+//! come with their lease renewals.
 
 mod follow;
 pub(crate) mod metrics;
@@ -38,7 +39,8 @@ const QUEUE: usize = 8;
 const MAX_GROUP: usize = 4096;
 /// Searches and verifications at a time. Each reads and decompresses.
 const SEARCHES: usize = 2;
-/// Groups of arrivals that are decrypted or wait for the thread, over all nodes. Each holds 2 MiB as received, and as much decrypted.
+/// Groups of arrivals that are decrypted or wait for the thread, over all nodes. Each holds 2 MiB
+/// as received, and as much decrypted.
 const UPLOADS: usize = 16;
 /// Nodes whose chains are remembered.
 const MAX_NODES: usize = 100_000;
@@ -49,15 +51,17 @@ const MAX_PAST: usize = 16;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrailConfig {
-    /// Where the trail is kept, for this process alone. Default: beside an embedded store, with `.audit` at the end of its name; with etcd:
-    /// nowhere, and no trail is kept.
+    /// Where the trail is kept, for this process alone. Default: beside an embedded store, with
+    /// `.audit` at the end of its name; with etcd: nowhere, and no trail is kept.
     pub dir: PathBuf,
     /// How long records are kept. Default: 90 days; 1 hour to 20 years.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
-    /// Most bytes of records; beyond that the oldest are removed. Default: 20 GiB, some 400 million requests.
+    /// Most bytes of records; beyond that the oldest are removed. Default: 20 GiB, some 400 million
+    /// requests.
     pub max_bytes: u64,
-    /// Tripwires that revoke the token: `canary`, `service_not_granted`, `new_network`, `token_in_path`. Default: none.
+    /// Tripwires that revoke the token: `canary`, `service_not_granted`, `new_network`,
+    /// `token_in_path`. Default: none.
     pub revoke_on: Vec<AlarmKind>,
 }
 
@@ -174,7 +178,8 @@ impl Trail {
         thread::Builder::new()
             .name("seks-trail".into())
             .spawn(move || {
-                // Blocks are sorted and compressed in bursts. Leases, the feed and, in `seks dev`, requests come first.
+                // Blocks are sorted and compressed in bursts. Leases, the feed and, in `seks dev`,
+                // requests come first.
                 lower_thread_priority();
                 write_arrivals(&writer, queue, observer);
             })
@@ -209,7 +214,8 @@ impl Trail {
         &self.0.blocks
     }
 
-    /// Room for one group of arrivals. A node that waits for it is held up by flow control, with one message in memory.
+    /// Room for one group of arrivals. A node that waits for it is held up by flow control, with
+    /// one message in memory.
     pub(crate) async fn upload_turn(&self) -> Option<SemaphorePermit<'_>> {
         self.0.uploads.acquire().await.ok()
     }
@@ -313,7 +319,8 @@ impl Trail {
         }
     }
 
-    /// What is known from the store of a node that has not said anything to this process yet: the ends of its chains, oldest first.
+    /// What is known from the store of a node that has not said anything to this process yet: the
+    /// ends of its chains, oldest first.
     pub fn recall(&self, mut past: Vec<KnownHead>) {
         let Some(newest) = past.pop() else { return };
         let known = Reports { newest: newest.clone(), awaited: newest.clone(), past, is_new: false };
@@ -381,7 +388,8 @@ struct Observer {
 }
 
 impl Observer {
-    /// `before` are the ends of the arrivals' chains before they were stored: what was here already is not looked at again.
+    /// `before` are the ends of the arrivals' chains before they were stored: what was here already
+    /// is not looked at again.
     fn stored(&mut self, group: &[Arrival], results: &[Result<Head, IngestError>], before: &HashMap<ChainId, u64>) {
         let (mut records, mut newest_us) = (0, 0);
         for (arrival, result) in group.iter().zip(results) {

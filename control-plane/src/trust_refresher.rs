@@ -1,8 +1,8 @@
 //! Keeps the keys of trusted issuers up to date.
 //!
-//! Each replica fetches the keys of every trust every five minutes, and once more when a node reports a key that a trust does not
-//! have. What a replica finds unchanged it does not write, so that several replicas disturb nobody. When an issuer does not answer,
-//! the last keys stay.
+//! Each replica fetches the keys of every trust every five minutes, and once more when a node
+//! reports a key that a trust does not have. What a replica finds unchanged it does not write, so
+//! that several replicas disturb nobody. When an issuer does not answer, the last keys stay.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -184,7 +184,8 @@ impl TrustRefresher {
     }
 }
 
-/// Fetches the keys of a trust's issuer, in their stored form. Private addresses need the tenant's networks.
+/// Fetches the keys of a trust's issuer, in their stored form. Private addresses need the tenant's
+/// networks.
 ///
 /// # Errors
 /// [`RegistryError`].

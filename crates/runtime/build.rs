@@ -2,11 +2,12 @@
 
 use std::{env, fs, path::Path};
 
-/// Sets `SEKS_COMMIT` for the crate: what the environment says (an image is built without `.git`), else the commit that
-/// is checked out, else `unknown`.
+/// Sets `SEKS_COMMIT` for the crate: what the environment says (an image is built without `.git`),
+/// else the commit that is checked out, else `unknown`.
 fn main() {
     println!("cargo::rerun-if-env-changed=SEKS_COMMIT");
-    // Both planes depend on this crate: a debug build isn't worth compiling them again for every commit.
+    // Both planes depend on this crate: a debug build isn't worth compiling them again for every
+    // commit.
     let debug = env::var("PROFILE").is_ok_and(|p| p == "debug");
     let commit = env::var("SEKS_COMMIT").ok().filter(|c| !c.is_empty() && c.chars().all(|c| c.is_ascii_graphic()));
     let commit = commit.or_else(|| head(!debug).map(|c| c.chars().take(12).collect()));

@@ -122,10 +122,12 @@ impl Code {
 pub(crate) enum Retry {
     /// In a moment: `Retry-After`.
     Later,
-    /// Nothing, so that SDKs try again by themselves: no upstream has begun to process the request, and the next attempt may work.
+    /// Nothing, so that SDKs try again by themselves: no upstream has begun to process the request,
+    /// and the next attempt may work.
     Unsaid,
-    /// The upstream may have begun to process the request, and a second one may be paid for, too: the same header as for `Useless`. Every
-    /// 502, 503 and 504 that is made after the request was sent has this in place of its code's own.
+    /// The upstream may have begun to process the request, and a second one may be paid for, too:
+    /// the same header as for `Useless`. Every 502, 503 and 504 that is made after the request was
+    /// sent has this in place of its code's own.
     Begun,
     /// The request cannot work before something is changed: `x-should-retry: false`, which the SDKs
     /// of OpenAI, Anthropic and others obey. Codes with this advice have a status below 500 where

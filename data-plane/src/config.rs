@@ -1,7 +1,8 @@
-//! What a node can be told: `data-plane.toml`, `SEKS_…` variables and flags, merged by [`seks_runtime::config`].
+//! What a node can be told: `data-plane.toml`, `SEKS_…` variables and flags, merged by
+//! [`seks_runtime::config`].
 //!
-//! Every value has a default that is safe to serve with; a key that doesn't exist is an error. Sizes are in bytes, times are
-//! written as `10s` or `500ms`.
+//! Every value has a default that is safe to serve with; a key that doesn't exist is an error.
+//! Sizes are in bytes, times are written as `10s` or `500ms`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -30,7 +31,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Where spans and metrics go.
     pub telemetry: TelemetryConfig,
-    /// Addresses of this process that no upstream may be: beside its own listeners and control planes, what `seks dev` runs.
+    /// Addresses of this process that no upstream may be: beside its own listeners and control
+    /// planes, what `seks dev` runs.
     #[serde(skip)]
     pub own: OwnAddresses,
 }
@@ -46,7 +48,8 @@ pub struct NodeConfig {
     /// Holds the node's identity (key and certificate), the highest revision that it has seen
     /// (`mark.json`), and the audit spool (`audit/`, up to `[audit] spool_bytes`).
     pub data_dir: PathBuf,
-    /// A mesh's certificate for this node (`seks node enroll --spiffe-id ID --name NAME`), instead of enrolling.
+    /// A mesh's certificate for this node (`seks node enroll --spiffe-id ID --name NAME`), instead
+    /// of enrolling.
     pub svid: Option<SvidConfig>,
 }
 
@@ -80,13 +83,15 @@ pub struct ProxyConfig {
     pub listen: SocketAddr,
     /// Serve TLS instead of plain HTTP.
     pub tls: Option<TlsConfig>,
-    /// Host names that agents may use. Beside these `localhost` and the address it listens on are always accepted.
+    /// Host names that agents may use. Beside these `localhost` and the address it listens on are
+    /// always accepted.
     pub hosts: Vec<String>,
-    /// Balancers (`ADDRESS/PREFIX`) that pass agents' connections on with a PROXY protocol header, version 1 or 2. Each of their connections
-    /// must begin with one, in front of TLS. Its source counts as the agent's address. Holds for `[forward_proxy]`, too. Default: none.
+    /// Balancers (`ADDRESS/PREFIX`) that pass agents' connections on with a PROXY protocol header,
+    /// version 1 or 2. Each of their connections must begin with one, in front of TLS. Its source
+    /// counts as the agent's address. Holds for `[forward_proxy]`, too. Default: none.
     pub proxy_protocol_from: Networks,
-    /// Host mode: `SERVICE.SUFFIX` is the service `SERVICE`, for SDKs whose base URL can't have a path. TLS takes a certificate for
-    /// `*.SUFFIX`.
+    /// Host mode: `SERVICE.SUFFIX` is the service `SERVICE`, for SDKs whose base URL can't have a
+    /// path. TLS takes a certificate for `*.SUFFIX`.
     pub host_suffix: Option<String>,
     /// Bounds on what an agent can take.
     pub limits: Limits,
@@ -121,7 +126,8 @@ pub struct Limits {
     /// Largest body that is read whole to verify an AWS signature. Default: 16 MiB. A body whose
     /// hash is in the head, or that is not signed, is streamed.
     pub signed_bytes: usize,
-    /// Bytes of bodies that the node holds at once, for policies that look into them and signatures that cover them. Default: 256 MiB.
+    /// Bytes of bodies that the node holds at once, for policies that look into them and signatures
+    /// that cover them. Default: 256 MiB.
     pub buffered_bytes: usize,
     /// The most of `buffered_bytes` that one tenant's requests take. Default: 64 MiB.
     pub tenant_buffered_bytes: usize,
@@ -134,30 +140,34 @@ pub struct Limits {
     /// A TLS handshake must be done in this time. Default: 5 s.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
-    /// An agent that is to send or to read must move at least 256 bytes in this time. Default: 30 s.
+    /// An agent that is to send or to read must move at least 256 bytes in this time. Default: 30
+    /// s.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// A connection without a request is closed after this. Default: 60 s.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// Most connections at once, of each listener. Beyond that the oldest gives way that has shown no valid token yet, then the
-    /// oldest idle one; while all are busy, new ones wait in the kernel's queue. Of one source address at most an eighth of these,
-    /// and 64 at least, may be without a valid token. Each needs two file descriptors: what the limit of open files doesn't allow
-    /// is not served, and a warning says so at start. Default: 50,000.
+    /// Most connections at once, of each listener. Beyond that the oldest gives way that has shown
+    /// no valid token yet, then the oldest idle one; while all are busy, new ones wait in the
+    /// kernel's queue. Of one source address at most an eighth of these, and 64 at least, may be
+    /// without a valid token. Each needs two file descriptors: what the limit of open files doesn't
+    /// allow is not served, and a warning says so at start. Default: 50,000.
     pub max_connections: usize,
     /// Most streams of one HTTP/2 connection. Default: 100.
     pub max_streams: u32,
-    /// Most requests of one token in flight. Default: 256. A tenant may have three times as many requests, tunnels and WebSockets in
-    /// flight as are free of `max_connections`, and always 64, unless the node serves that tenant alone.
+    /// Most requests of one token in flight. Default: 256. A tenant may have three times as many
+    /// requests, tunnels and WebSockets in flight as are free of `max_connections`, and always 64,
+    /// unless the node serves that tenant alone.
     pub max_in_flight: u32,
-    /// Requests a second without a known token that one source (IPv4 address, IPv6 /64) is answered with `401`; ten times that at once.
-    /// The rest get `429`. Default: 50.
+    /// Requests a second without a known token that one source (IPv4 address, IPv6 /64) is answered
+    /// with `401`; ten times that at once. The rest get `429`. Default: 50.
     pub wrong_tokens_per_second: u32,
-    /// How long the node serves on after SIGTERM while `/readyz` already fails, so that load balancers have removed it before the
-    /// listener closes. Default: 0 s; at most 5 min.
+    /// How long the node serves on after SIGTERM while `/readyz` already fails, so that load
+    /// balancers have removed it before the listener closes. Default: 0 s; at most 5 min.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
-    /// How long requests in flight may take to finish after SIGTERM and `drain_delay`. Default: 30 s.
+    /// How long requests in flight may take to finish after SIGTERM and `drain_delay`. Default: 30
+    /// s.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
 }
@@ -169,29 +179,34 @@ pub struct UpstreamConfig {
     /// Resolving, connecting and the TLS handshake together. Default: 10 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// From the last byte of a request's head to the first byte of the answer, where the service doesn't say. Default: 60 s.
+    /// From the last byte of a request's head to the first byte of the answer, where the service
+    /// doesn't say. Default: 60 s.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Longest silence within an answer's body. Default: 5 min: models think long between two events.
+    /// Longest silence within an answer's body. Default: 5 min: models think long between two
+    /// events.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// How long an unused connection is kept. Default: 60 s.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// How long a request may go on whose credential was replaced after it began; it is cut then. Default: until it ends, and the
-    /// replaced credential is in the node's memory as long.
+    /// How long a request may go on whose credential was replaced after it began; it is cut then.
+    /// Default: until it ends, and the replaced credential is in the node's memory as long.
     #[serde(with = "humantime_serde")]
     pub replaced_credential_grace: Option<Duration>,
     /// Most unused connections kept for one credential of one service. Default: 128.
     pub max_idle: usize,
-    /// Most unused connections kept for all services of one tenant; beyond that they are closed instead. Default: 512.
+    /// Most unused connections kept for all services of one tenant; beyond that they are closed
+    /// instead. Default: 512.
     pub tenant_max_idle: usize,
     /// PEM roots trusted beside the machine's, for every service without its own.
     pub ca_file: Option<PathBuf>,
-    /// Private networks (`ADDRESS/PREFIX`) that upstreams may be in, where the service's tenant was given them as well. This machine's
-    /// own addresses take loopback (`127.0.0.0/8` or `::1/128`) too. Default: none.
+    /// Private networks (`ADDRESS/PREFIX`) that upstreams may be in, where the service's tenant was
+    /// given them as well. This machine's own addresses take loopback (`127.0.0.0/8` or `::1/128`)
+    /// too. Default: none.
     pub private_networks: Networks,
-    /// Name servers (`192.0.2.53:53`) to ask instead of those in `/etc/resolv.conf`. Default: none. `/etc/hosts` counts either way.
+    /// Name servers (`192.0.2.53:53`) to ask instead of those in `/etc/resolv.conf`. Default: none.
+    /// `/etc/hosts` counts either way.
     pub name_servers: Vec<SocketAddr>,
     /// How long looking up a name may take. Default: 5 s.
     #[serde(with = "humantime_serde")]
@@ -204,9 +219,11 @@ pub struct UpstreamConfig {
 pub struct AuditConfig {
     /// What happens when a request can't be recorded.
     pub mode: AuditMode,
-    /// Most bytes of records in `data_dir` that no control plane has taken. Default: 1 GiB, about 3 million requests; 16 MiB to 1 TiB.
+    /// Most bytes of records in `data_dir` that no control plane has taken. Default: 1 GiB, about 3
+    /// million requests; 16 MiB to 1 TiB.
     pub spool_bytes: u64,
-    /// Records that no control plane has taken for this long are removed. Default: 30 days; 1 hour to 1 year.
+    /// Records that no control plane has taken for this long are removed. Default: 30 days; 1 hour
+    /// to 1 year.
     #[serde(with = "humantime_serde")]
     pub spool_age: Duration,
 }

@@ -1,4 +1,5 @@
-//! `/healthz`, `/readyz` and `/metrics`, on a listener and a thread of their own: agents never reach it, and it holds no secret.
+//! `/healthz`, `/readyz` and `/metrics`, on a listener and a thread of their own: agents never
+//! reach it, and it holds no secret.
 
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -25,7 +26,8 @@ impl Health {
         &self.metrics
     }
 
-    /// Whether agents are served: there is a table, its lease is valid, and the node isn't stopping.
+    /// Whether agents are served: there is a table, its lease is valid, and the node isn't
+    /// stopping.
     pub(crate) fn is_ready(&self) -> bool {
         self.table.is_loaded() && self.table.lease().valid() && !self.stop.is_cancelled()
     }

@@ -1,9 +1,10 @@
-//! The data plane: a proxy node. It identifies an agent by its fake token, decides whether the request is
-//! allowed, replaces the token by the real credential and relays the response.
+//! The data plane: a proxy node. It identifies an agent by its fake token, decides whether the
+//! request is allowed, replaces the token by the real credential and relays the response.
 //!
 //! A request passes through [`http::server`] and then the stages that [`proxy`] lists:
-//! `admit → lookup → authorize → connect → inject → forward → relay`. Each stage is one file of [`pipeline`]. [`table`] holds
-//! what the stages read; [`sync`] fills it from the control plane. ARCHITECTURE.md has the layers of these modules.
+//! `admit → lookup → authorize → connect → inject → forward → relay`. Each stage is one file of
+//! [`pipeline`]. [`table`] holds what the stages read; [`sync`] fills it from the control plane.
+//! ARCHITECTURE.md has the layers of these modules.
 
 mod code;
 pub mod config;

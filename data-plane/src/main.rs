@@ -46,7 +46,8 @@ struct Arguments {
     /// Checks the configuration, starts nothing and reads no secret.
     #[arg(long)]
     check_config: bool,
-    /// Asks the running process of this configuration whether it is ready, as `/readyz` does: exit code 0 or 1.
+    /// Asks the running process of this configuration whether it is ready, as `/readyz` does: exit
+    /// code 0 or 1.
     #[arg(long)]
     check_ready: bool,
 }

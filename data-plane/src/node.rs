@@ -73,7 +73,8 @@ pub struct Node {
     threads: Threads,
 }
 
-/// Threads that nothing of a tenant runs on: requests, however many and however costly, delay neither lease nor revocation.
+/// Threads that nothing of a tenant runs on: requests, however many and however costly, delay
+/// neither lease nor revocation.
 struct Threads {
     /// The stream to the control plane, and applying what it brings.
     sync: DedicatedRuntime,
@@ -140,8 +141,9 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The process's exit code: 2 for what the configuration has wrong, 4 for an identity that is refused, 6 for a control plane
-    /// that isn't the one, 1 for a condition of the machine, such as a full disk.
+    /// The process's exit code: 2 for what the configuration has wrong, 4 for an identity that is
+    /// refused, 6 for a control plane that isn't the one, 1 for a condition of the machine, such as
+    /// a full disk.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
@@ -162,8 +164,8 @@ pub struct Enrolled {
 }
 
 impl Enrolled {
-    /// Reads the node's identity, or enrols where it has none yet. Waits until a control plane answers. Dropping the future
-    /// leaves nothing running.
+    /// Reads the node's identity, or enrols where it has none yet. Waits until a control plane
+    /// answers. Dropping the future leaves nothing running.
     ///
     /// # Errors
     /// [`StartError`].
@@ -201,8 +203,8 @@ impl Node {
         Ok(check_ca_file(config.upstream.ca_file.as_deref())?)
     }
 
-    /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a control plane has given it a
-    /// table and a lease.
+    /// Starts a node: it enrols where it has no identity yet, listens, and serves as soon as a
+    /// control plane has given it a table and a lease.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running.
@@ -375,8 +377,9 @@ impl Node {
         }
     }
 
-    /// Is not ready from now on, and serves on for `proxy.limits.drain_delay`. Then stops accepting, lets requests in flight finish
-    /// for at most `proxy.limits.drain`, and stops the rest.
+    /// Is not ready from now on, and serves on for `proxy.limits.drain_delay`. Then stops
+    /// accepting, lets requests in flight finish for at most `proxy.limits.drain`, and stops the
+    /// rest.
     pub async fn shutdown(mut self) {
         self.lame_duck.cancel();
         tokio::time::sleep(self.drain_delay).await;
@@ -437,8 +440,8 @@ fn enrolment(config: &Config) -> Result<EnrolConfig, StartError> {
     })
 }
 
-/// Clamps the connections that are configured to those for which there are file descriptors: each takes one, and another for
-/// its upstream.
+/// Clamps the connections that are configured to those for which there are file descriptors: each
+/// takes one, and another for its upstream.
 fn afford_connections(config: &mut Config) {
     let listeners = 1 + usize::from(config.forward_proxy.is_some());
     let limit = descriptors::limit();

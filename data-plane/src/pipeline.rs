@@ -1,4 +1,5 @@
-//! The stages of a request, one file each, and what they share. [`proxy`](crate::proxy) lists the stages in order.
+//! The stages of a request, one file each, and what they share. [`proxy`](crate::proxy) lists the
+//! stages in order.
 //!
 //! | stage | returns | establishes |
 //! |---|---|---|

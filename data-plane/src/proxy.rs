@@ -1,4 +1,5 @@
-//! The order of the stages. That order is the security argument: each stage takes a type that only the stage before it can make.
+//! The order of the stages. That order is the security argument: each stage takes a type that only
+//! the stage before it can make.
 
 mod handler;
 mod recycled_future;
@@ -60,7 +61,8 @@ pub(crate) struct Proxy {
     seen: SeenTokens,
 }
 
-/// A request whose records keep changing while it waits for a connection is given up after so many decisions.
+/// A request whose records keep changing while it waits for a connection is given up after so many
+/// decisions.
 const MAX_DECISIONS: usize = 8;
 
 impl Proxy {
@@ -101,8 +103,8 @@ impl Proxy {
         Caller { source: peer.source, tls: peer.tls, certificate: peer.certificate, began: now, now }
     }
 
-    /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a refusal that leaves a body unread
-    /// ends its connection.
+    /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a
+    /// refusal that leaves a body unread ends its connection.
     async fn handle(
         self: &Arc<Self>,
         request: Request<RequestBody>,
@@ -153,7 +155,8 @@ impl Proxy {
         response.map(|body| ResponseBody::new(body, record))
     }
 
-    /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has no request id.
+    /// Records what the HTTP/2 library, or the frame budget, has refused by itself. Its answer has
+    /// no request id.
     fn record_refused(&self, refused: Http2Rejection) {
         self.audit.metrics().edge().refused(refused);
         let mut record = self.audit.open(&unread_method(), "", &HeaderMap::new());
@@ -264,7 +267,8 @@ impl Proxy {
     }
 }
 
-/// Stands for the method of a request that was refused before it was read, and is recorded as `_OTHER`.
+/// Stands for the method of a request that was refused before it was read, and is recorded as
+/// `_OTHER`.
 fn unread_method() -> Method {
     Method::from_bytes(b"UNREAD").unwrap_or_default()
 }
@@ -285,7 +289,8 @@ fn refused(refusal: &Refusal, form: refusal::Format, unread: bool, record: &mut 
     response
 }
 
-/// A proxy's 401 is another status with another header: clients send their credentials only when they see these.
+/// A proxy's 401 is another status with another header: clients send their credentials only when
+/// they see these.
 fn ask_for_proxy_authorization(response: &mut Response<OutgoingBody>) {
     *response.status_mut() = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
     let headers = response.headers_mut();

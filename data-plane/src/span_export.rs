@@ -1,8 +1,9 @@
 //! Exports the spool's records to the collector, as spans.
 //!
-//! Records are read from disk, oldest first, so memory does not grow while the collector is away. A segment stays in the spool until the
-//! collector has accepted all of it, or until room is needed for new records. What was exported is saved at most once a second: a process
-//! that is killed exports the spans of that second again, with the same ids.
+//! Records are read from disk, oldest first, so memory does not grow while the collector is away. A
+//! segment stays in the spool until the collector has accepted all of it, or until room is needed
+//! for new records. What was exported is saved at most once a second: a process that is killed
+//! exports the spans of that second again, with the same ids.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,7 +45,8 @@ const COLLECT: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it is saved what was exported.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// How long the last records may take when the node stops. What is left goes out after the next start.
+/// How long the last records may take when the node stops. What is left goes out after the next
+/// start.
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
 /// The task that exports. Dropping it stops it at once.
@@ -152,7 +154,8 @@ impl Exporter {
 
     /// Exports everything that is durable and that can be opened.
     async fn export(&mut self, recorder: &Recorder) {
-        // In this order: a chain that is not the current one has ended before its segments are listed.
+        // In this order: a chain that is not the current one has ended before its segments are
+        // listed.
         let (current, segments) = (recorder.head().chain, recorder.segments().clone());
         let list = segments.list();
         self.offsets.retain(|name, _| list.iter().any(|segment| segment.name == *name));
@@ -173,7 +176,8 @@ impl Exporter {
         self.keep_intents(&segments, &list).await;
     }
 
-    /// Keeps segments with intents whose outcome is missing, for the case that this process dies, too.
+    /// Keeps segments with intents whose outcome is missing, for the case that this process dies,
+    /// too.
     async fn keep_intents(&self, segments: &Arc<Segments>, list: &[SegmentInfo]) {
         let read = list.iter().filter(|segment| self.offsets.contains_key(&segment.name));
         let open = self.open_requests(read.map(|segment| segment.name.clone()));
@@ -210,7 +214,8 @@ impl Exporter {
             });
             let Ok(Ok((frames, used))) = read.await else { return }; // it was removed meanwhile
             if used == 0 {
-                // Durable bytes that are no frame: the disk has changed them. Verification of the trail says what is missing.
+                // Durable bytes that are no frame: the disk has changed them. Verification of the
+                // trail says what is missing.
                 tracing::error!(segment = segment.name, "an audit segment is damaged: the rest of it is not exported");
                 self.batch.mark(&segment.name, segment.last);
                 offset = segment.bytes;

@@ -1,8 +1,10 @@
-//! OpenTelemetry spans of audit records: `seks.proxy` for the request, and `seks.upstream` for the call of its upstream.
+//! OpenTelemetry spans of audit records: `seks.proxy` for the request, and `seks.upstream` for the
+//! call of its upstream.
 //!
-//! A record says everything that its spans say. Span ids are computed from the request id, so a record that is exported twice has the
-//! same ids. Attributes and statuses follow the semantic conventions for HTTP (1.34): the node is `server.address` of its own span, and
-//! the upstream that of the call.
+//! A record says everything that its spans say. Span ids are computed from the request id, so a
+//! record that is exported twice has the same ids. Attributes and statuses follow the semantic
+//! conventions for HTTP (1.34): the node is `server.address` of its own span, and the upstream that
+//! of the call.
 
 mod fields;
 
@@ -88,7 +90,8 @@ pub(crate) fn kind_of(record: &[u8]) -> Option<(Kind, [u8; 16])> {
     Some((kinds.into_iter().find(|kind| *kind as u64 == fields.kind)?, fields.request_id?))
 }
 
-/// Appends the spans of a record. A damaged record has none, and neither has one that was made without a collector.
+/// Appends the spans of a record. A damaged record has none, and neither has one that was made
+/// without a collector.
 pub(crate) fn write(record: &[u8], recorded: Recorded, node: &SpanNode, spans: &mut SpanWriter) {
     let Some(fields) = Fields::read(record) else { return };
     let (Some(id), Some(trace)) = (fields.request_id, fields.trace) else { return };
@@ -173,8 +176,8 @@ fn write_outcome(f: &Fields<'_>, recorded: Recorded, spans: &mut SpanWriter) {
         spans.flag("seks.incomplete");
         return failed("unrecorded", spans);
     }
-    // Conventions: a server's 5xx is an error, its 4xx isn't. An agent that hangs up is no error. An answer that the upstream broke
-    // off is one.
+    // Conventions: a server's 5xx is an error, its 4xx isn't. An agent that hangs up is no error.
+    // An answer that the upstream broke off is one.
     let is_broken = f.is_aborted && !f.upstream_error.is_empty();
     if f.status >= 500 || is_broken {
         let named = [f.upstream_error, f.reason].into_iter().find(|name| !name.is_empty());

@@ -1,7 +1,8 @@
 //! The node's spool of audit records, from when the audit key is known.
 //!
-//! The control plane's audit key comes with the first `Welcome`, and is kept beside the spool. A node that has it records from its
-//! start. Until then, and with control planes that keep no trail, records go to the collector or the log alone.
+//! The control plane's audit key comes with the first `Welcome`, and is kept beside the spool. A
+//! node that has it records from its start. Until then, and with control planes that keep no trail,
+//! records go to the collector or the log alone.
 
 use std::{
     fs, io,
@@ -75,7 +76,8 @@ struct Current {
 }
 
 impl Spool {
-    /// The spool in `data_dir`. Its records also go to a collector where `is_exported`. Records from now on if the audit key is known from an earlier run, unless another process still has
+    /// The spool in `data_dir`. Its records also go to a collector where `is_exported`. Records
+    /// from now on if the audit key is known from an earlier run, unless another process still has
     /// the directory. Then it records from [`use_key`](Self::use_key) on. Blocks.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! The node's side of distribution: one stream to the nearest control plane that answers.
 //!
-//! What arrives is checked, applied and only then acknowledged. What does not follow, does not decode or does not match the checksum is rejected
-//! whole, and the table stays as it was. Without a stream the node serves until its lease ends, and then refuses. It recovers without a person.
+//! What arrives is checked, applied and only then acknowledged. What does not follow, does not
+//! decode or does not match the checksum is rejected whole, and the table stays as it was. Without
+//! a stream the node serves until its lease ends, and then refuses. It recovers without a person.
 
 mod audit_upload;
 mod backoff;
@@ -48,7 +49,8 @@ use crate::{spool::Spool, table::Table};
 
 /// A stream that lasted this long was a good one: the next failure counts as the first.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// How often the end of the lease is looked for; requests look for themselves, so this bounds only how late a stream is cut.
+/// How often the end of the lease is looked for; requests look for themselves, so this bounds only
+/// how late a stream is cut.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
 /// How often it is looked whether the node's certificate was renewed.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
@@ -62,9 +64,11 @@ pub struct SyncConfig {
     pub roots_pem: String,
     /// The region to report; the certificate's counts when it names one.
     pub region: String,
-    /// How often a node that had to go to a farther control plane looks whether a nearer one is back. Default: 30 s.
+    /// How often a node that had to go to a farther control plane looks whether a nearer one is
+    /// back. Default: 30 s.
     pub return_every: Duration,
-    /// The audit queue, whose length is reported with every renewal of the lease. Absent: 0 is reported.
+    /// The audit queue, whose length is reported with every renewal of the lease. Absent: 0 is
+    /// reported.
     pub audit: Option<Arc<Queue>>,
     /// Set to when the node's own certificate ends, in Unix seconds.
     pub certificate_end: Arc<AtomicI64>,
@@ -93,7 +97,8 @@ pub struct SyncStatus {
     pub connected: Option<String>,
     /// Why it is not, or why the last stream ended.
     pub last_error: Option<String>,
-    /// What a person has to look at: the control plane's store is not the one that this node's table came from.
+    /// What a person has to look at: the control plane's store is not the one that this node's
+    /// table came from.
     pub alarm: Option<String>,
     /// Streams that were begun.
     pub streams: u64,
@@ -132,8 +137,9 @@ impl Status {
 }
 
 impl Sync {
-    /// Begins to fill `table`, as `identity`. Returns at once; [`Table::is_loaded`] and [`Lease::valid`](crate::table::Lease::valid) tell when
-    /// the node can serve. Runs on the runtime of the caller.
+    /// Begins to fill `table`, as `identity`. Returns at once; [`Table::is_loaded`] and
+    /// [`Lease::valid`](crate::table::Lease::valid) tell when the node can serve. Runs on the
+    /// runtime of the caller.
     #[must_use]
     pub fn start(config: SyncConfig, identity: Identity, table: Arc<Table>) -> Self {
         let own = Handle::current();
@@ -220,7 +226,8 @@ async fn watch_certificate(identity: &arc_swap::ArcSwap<Identity>, end: &AtomicI
     }
 }
 
-/// One stream after the other: to the nearest control plane that takes us, and back to a nearer one when it is there again.
+/// One stream after the other: to the nearest control plane that takes us, and back to a nearer one
+/// when it is there again.
 async fn stay_connected(
     config: &SyncConfig,
     trust: &Trust,
@@ -263,8 +270,9 @@ async fn stay_connected(
     }
 }
 
-/// Ready with the index of a nearer control plane than that of `route`, once one can be reached again. It is only looked for
-/// while the node serves: moving must not cost what a stream that works would have saved.
+/// Ready with the index of a nearer control plane than that of `route`, once one can be reached
+/// again. It is only looked for while the node serves: moving must not cost what a stream that
+/// works would have saved.
 async fn return_to_nearer(
     config: &SyncConfig,
     trust: &Trust,

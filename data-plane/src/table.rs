@@ -1,10 +1,11 @@
 //! The table: everything that a node must know to serve a token, in memory.
 //!
-//! Read by every request, written by [`sync`](crate::sync) alone. A request holds handles (`Arc`s) to what it found; nothing
-//! on its path waits for the control plane, and a look-up allocates nothing. There are two ways to change the table: a
-//! [`Delta`] changes single records in place, revocations first; a [`Staging`] is a whole new table, built beside the live one
-//! and swapped in at once. Either way the change is visible to look-ups, and the requests that it concerns are cut, before the
-//! call returns: what is acknowledged afterwards is never served again.
+//! Read by every request, written by [`sync`](crate::sync) alone. A request holds handles (`Arc`s)
+//! to what it found; nothing on its path waits for the control plane, and a look-up allocates
+//! nothing. There are two ways to change the table: a [`Delta`] changes single records in place,
+//! revocations first; a [`Staging`] is a whole new table, built beside the live one and swapped in
+//! at once. Either way the change is visible to look-ups, and the requests that it concerns are
+//! cut, before the call returns: what is acknowledged afterwards is never served again.
 
 mod apply;
 mod change;
@@ -60,7 +61,8 @@ use self::{exchanged::ExchangedTokens, generation::Generation};
 /// What a digest is to this node.
 #[derive(Clone)]
 pub enum Found {
-    /// A token that is honoured, as far as the table goes: expiry and bindings are the caller's to check.
+    /// A token that is honoured, as far as the table goes: expiry and bindings are the caller's to
+    /// check.
     Token(Arc<TokenEntry>),
     /// It was revoked not long ago.
     Revoked(Arc<RevokedEntry>),
@@ -121,8 +123,8 @@ impl Table {
         self.current.load().trusts(issuer)
     }
 
-    /// Honours what was presented, whose SHA-256 is `digest`, as a token exchanged by the trust `parent`. What it says was
-    /// verified by the caller.
+    /// Honours what was presented, whose SHA-256 is `digest`, as a token exchanged by the trust
+    /// `parent`. What it says was verified by the caller.
     ///
     /// # Errors
     /// When the trust does not admit it, or there is no such agent.
@@ -158,7 +160,8 @@ impl Table {
         self.current.load().schemes(service)
     }
 
-    /// The first of a tenant's services that `is` says yes to. Looks at all of them: not for the path of a request.
+    /// The first of a tenant's services that `is` says yes to. Looks at all of them: not for the
+    /// path of a request.
     #[must_use]
     pub fn service_where(&self, tenant: &TenantName, is: impl Fn(&ServiceEntry) -> bool) -> Option<Arc<ServiceEntry>> {
         self.current.load().service_where(tenant, is)
@@ -181,7 +184,8 @@ impl Table {
         self.current.load().tenants() <= 1
     }
 
-    /// A tenant's compiled policies. `None` (no such tenant, or policies that this node can't compile) denies.
+    /// A tenant's compiled policies. `None` (no such tenant, or policies that this node can't
+    /// compile) denies.
     #[must_use]
     pub fn policies(&self, tenant: &TenantName) -> Option<Arc<Policies>> {
         self.current.load().policies(tenant)
@@ -211,7 +215,8 @@ impl Table {
         self.current.load().revision()
     }
 
-    /// The epoch of the store that [`revision`](Self::revision) counts in; `""` before the first snapshot.
+    /// The epoch of the store that [`revision`](Self::revision) counts in; `""` before the first
+    /// snapshot.
     #[must_use]
     pub fn epoch(&self) -> Arc<str> {
         self.current.load().epoch().clone()
@@ -242,10 +247,12 @@ impl Table {
         self.len() == 0
     }
 
-    /// Registers a request for being cut: call it before the request's last check, look at [`Cut::reason`] as that last
-    /// check, then poll the `Cut` beside the exchange. A revocation is either seen by the check or wakes the `Cut`.
+    /// Registers a request for being cut: call it before the request's last check, look at
+    /// [`Cut::reason`] as that last check, then poll the `Cut` beside the exchange. A revocation is
+    /// either seen by the check or wakes the `Cut`.
     ///
-    /// Where the request was decided on more than its token, [`Cut::with_decision`] says since when, and how it is decided again.
+    /// Where the request was decided on more than its token, [`Cut::with_decision`] says since
+    /// when, and how it is decided again.
     ///
     /// `None` when the token doesn't grant `service` (any more).
     #[must_use]
@@ -253,7 +260,8 @@ impl Table {
         Cut::new(self.clone(), digest, token.clone(), service)
     }
 
-    /// Wakes every registered request so that it looks at the lease: called when the lease ends or is taken away.
+    /// Wakes every registered request so that it looks at the lease: called when the lease ends or
+    /// is taken away.
     pub fn wake_all(&self) {
         self.current.load().wake_all();
     }
@@ -267,14 +275,15 @@ impl Table {
         apply::apply(&self.current.load_full(), &self.memory_key, delta)
     }
 
-    /// Applies only what takes rights away, without moving the revision: what a delta that overtakes a snapshot may do to the
-    /// table that the snapshot will replace.
+    /// Applies only what takes rights away, without moving the revision: what a delta that
+    /// overtakes a snapshot may do to the table that the snapshot will replace.
     pub fn narrow(&self, changes: &[Change]) {
         let _writer = self.writer.lock();
         apply::narrow(&self.current.load_full(), changes);
     }
 
-    /// An empty table at (`epoch`, `revision`) to be filled and [`swap`](Self::swap)ped in, with room for `tokens`.
+    /// An empty table at (`epoch`, `revision`) to be filled and [`swap`](Self::swap)ped in, with
+    /// room for `tokens`.
     #[must_use]
     pub fn stage(&self, epoch: &str, revision: u64, tokens: usize) -> Staging {
         let number = self.generations.fetch_add(1, Relaxed);
@@ -312,7 +321,8 @@ impl Table {
         self.swap(staging).map(drop)
     }
 
-    /// Forgets tombstones older than `now` (unix seconds) and shared parts that nothing uses any more.
+    /// Forgets tombstones older than `now` (unix seconds) and shared parts that nothing uses any
+    /// more.
     pub fn sweep(&self, now: i64) {
         let _writer = self.writer.lock();
         self.current.load().sweep(now);

@@ -1,7 +1,8 @@
 //! Metrics of a node, as Prometheus text.
 //!
-//! Plain atomics: a request resolves its service's [`ServiceMetrics`] once and then adds to counters by index. No label is
-//! ever text that an agent sent: services are those of the table, reasons are the contract's codes.
+//! Plain atomics: a request resolves its service's [`ServiceMetrics`] once and then adds to
+//! counters by index. No label is ever text that an agent sent: services are those of the table,
+//! reasons are the contract's codes.
 
 mod agent;
 mod edge;
@@ -29,7 +30,8 @@ pub use self::{
     service::{Outcome, ServiceMetrics, Times},
 };
 
-/// Most services that one tenant brings into labels: a monitoring system pays for each for as long as it keeps data.
+/// Most services that one tenant brings into labels: a monitoring system pays for each for as long
+/// as it keeps data.
 const MAX_LABELS: usize = 250;
 /// The label of services beyond that: no service can have this name.
 const UNLABELLED: &str = "_other";
@@ -169,8 +171,8 @@ impl Metrics {
         let _ = self.inner.spool.set(Box::new(spool)); // a node has one
     }
 
-    /// The counters of a service of the table. Tenants that call their services alike share them; a tenant that has brought
-    /// [`MAX_LABELS`] shares one for all further names.
+    /// The counters of a service of the table. Tenants that call their services alike share them; a
+    /// tenant that has brought [`MAX_LABELS`] shares one for all further names.
     #[must_use]
     pub fn service(&self, tenant: &TenantName, name: &ServiceName) -> Arc<ServiceMetrics> {
         if let Some(found) = self.inner.services.get(name) {
@@ -224,7 +226,8 @@ impl Metrics {
         &self.inner.unresolved
     }
 
-    /// Shows what `limited` gives as `seks_proxy_wrong_tokens_limited_total`. The first call counts.
+    /// Shows what `limited` gives as `seks_proxy_wrong_tokens_limited_total`. The first call
+    /// counts.
     pub fn count_limited(&self, limited: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.inner.limited.set(Box::new(limited)); // Err: there is one already
     }

@@ -1,7 +1,9 @@
-//! How a service's upstream is reached: pools of connections that were resolved, checked, pinned and verified.
+//! How a service's upstream is reached: pools of connections that were resolved, checked, pinned
+//! and verified.
 //!
-//! A connection's buffers hold copies of what was sent on it, the credential included, so a pool belongs to a credential's
-//! version and is closed with it: rotation, revocation and a change of the service leave no live connection behind.
+//! A connection's buffers hold copies of what was sent on it, the credential included, so a pool
+//! belongs to a credential's version and is closed with it: rotation, revocation and a change of
+//! the service leave no live connection behind.
 
 mod addresses;
 mod tls;
@@ -34,10 +36,12 @@ use crate::{
     },
 };
 
-/// How often a pool is looked at: a credential that was replaced is in no buffer of ours for longer than this.
+/// How often a pool is looked at: a credential that was replaced is in no buffer of ours for longer
+/// than this.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Most pools of one tenant: one for each credential of each service that it used in the last minute.
+/// Most pools of one tenant: one for each credential of each service that it used in the last
+/// minute.
 const MAX_POOLS: usize = 1024;
 
 /// Tells whether a pool's service and credential are the current ones.
@@ -51,7 +55,8 @@ pub(crate) struct PoolHooks {
     pub(crate) gauge: Arc<dyn Gauge>,
 }
 
-/// What a pool is for. Generations are unique in a process, so a service or credential that was replaced has another key.
+/// What a pool is for. Generations are unique in a process, so a service or credential that was
+/// replaced has another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     /// The service's generation.
@@ -84,7 +89,8 @@ pub(crate) struct Connection<T> {
 }
 
 impl<T> Connection<T> {
-    /// What is made once of the service and the version of the credential that the connection is for. `None`: `make` gave nothing.
+    /// What is made once of the service and the version of the credential that the connection is
+    /// for. `None`: `make` gave nothing.
     pub(crate) fn per_pool(&self, make: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
         if let Some(made) = self.pool.made.get() {
             return Some(made.clone());
@@ -138,7 +144,8 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
         Ok(Connection { connection, pool })
     }
 
-    /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
+    /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the
+    /// connection for itself.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

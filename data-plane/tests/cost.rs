@@ -1,7 +1,8 @@
 //! What a request allocates, counted and not timed.
 //!
-//! A node with a spool serves from a table in this process, on one thread, of which the allocations are counted. The client and the upstream
-//! are other threads. The count of a debug build is nearly that of a product. `benches/run` measures the product.
+//! A node with a spool serves from a table in this process, on one thread, of which the allocations
+//! are counted. The client and the upstream are other threads. The count of a debug build is nearly
+//! that of a product. `benches/run` measures the product.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 use std::{
@@ -37,7 +38,8 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static ALLOCATOR: Counting<Allocator> = Counting::new();
 
-/// Most allocations of a request and its answer, 0.7 more than was counted. Runs differ by less than 0.1. The aim is 5.
+/// Most allocations of a request and its answer, 0.7 more than was counted. Runs differ by less
+/// than 0.1. The aim is 5.
 const MOST_ALLOCATIONS: f64 = 21.5;
 const WARM_UP: usize = 100;
 const REQUESTS: usize = 200;

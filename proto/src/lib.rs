@@ -1,3 +1,4 @@
-//! The wire contract: the gRPC messages, clients and servers that the `.proto` files define ([`wire`]).
+//! The wire contract: the gRPC messages, clients and servers that the `.proto` files define
+//! ([`wire`]).
 
 pub mod wire;

@@ -1,6 +1,7 @@
 //! The generated gRPC messages, clients and servers, and nothing else.
 //!
-//! Named only in this crate, in `control-plane`'s `admin` and `distribution`, in `data-plane`'s `sync`, and in the CLI.
+//! Named only in this crate, in `control-plane`'s `admin` and `distribution`, in `data-plane`'s
+//! `sync`, and in the CLI.
 #![allow(
     missing_docs,
     unreachable_pub,

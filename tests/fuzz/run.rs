@@ -1,9 +1,12 @@
-//! Runs a fuzz target: over its seeds, the kept corpus (`tests/fuzz/corpus/TARGET`) and seeded mutations of both.
+//! Runs a fuzz target: over its seeds, the kept corpus (`tests/fuzz/corpus/TARGET`) and seeded
+//! mutations of both.
 //!
-//! In `cargo test` a run is bounded and the same each time. `SEKS_FUZZ_SECONDS=3600 cargo test fuzz_` goes on for an hour a target, from
-//! another seed. A target returns a number for what it saw, such as a hash of the outcome. An input with a new number joins the pool that
-//! is mutated, and with `SEKS_FUZZ_KEEP=1` the corpus. An input that panics is written to the corpus as `crash-…` before the panic goes on,
-//! so that every later run begins with it.
+//! In `cargo test` a run is bounded and the same each time.
+//! `SEKS_FUZZ_SECONDS=3600 cargo test fuzz_` goes on for an hour a target, from another seed. A
+//! target returns a number for what it saw, such as a hash of the outcome. An input with a new
+//! number joins the pool that is mutated, and with `SEKS_FUZZ_KEEP=1` the corpus. An input that
+//! panics is written to the corpus as `crash-…` before the panic goes on, so that every later run
+//! begins with it.
 
 #[path = "../src/mutation.rs"]
 mod mutation;

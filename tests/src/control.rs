@@ -1,4 +1,5 @@
-//! A control plane in this process on free ports, and whoever calls it: operators, impostors, bytes.
+//! A control plane in this process on free ports, and whoever calls it: operators, impostors,
+//! bytes.
 
 use std::time::Duration;
 
@@ -100,7 +101,8 @@ impl Control {
         Pair { certificate: made.certificate_pem, key: key.serialize_pem() }
     }
 
-    /// The CA itself, dug out of the store with the key-encryption key: to make what it never would.
+    /// The CA itself, dug out of the store with the key-encryption key: to make what it never
+    /// would.
     ///
     /// # Panics
     /// When the store doesn't hold it.
@@ -116,21 +118,24 @@ impl Control {
         Issuer::from_ca_cert_der(&CertificateDer::from(certificate), key).unwrap()
     }
 
-    /// A certificate of the control plane's own CA, as `change` wants it; without a change it is that of `root`.
+    /// A certificate of the control plane's own CA, as `change` wants it; without a change it is
+    /// that of `root`.
     ///
     /// # Panics
     /// When `change` leaves something that can't be signed.
     pub async fn forge(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let root = self.plane.registry().operator(&"root".parse().unwrap()).await.unwrap().unwrap();
         forge(&self.ca().await, |params| {
-            // An operator's certificate names the enrolment that its record has: X.520's serialNumber.
+            // An operator's certificate names the enrolment that its record has: X.520's
+            // serialNumber.
             params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), root.enrolment);
             change(params);
         })
     }
 }
 
-/// A connection to the admin API at `address` that trusts `ca_pem` and shows `pair`, opened by its first call.
+/// A connection to the admin API at `address` that trusts `ca_pem` and shows `pair`, opened by its
+/// first call.
 ///
 /// # Panics
 /// When something isn't PEM, or outside of a runtime.

@@ -139,7 +139,8 @@ impl ControlPlaneHost {
         done.stdout
     }
 
-    /// Runs it to its end, which must be this code, and one line that begins with `error: ` and has all of `wanted` in it.
+    /// Runs it to its end, which must be this code, and one line that begins with `error: ` and has
+    /// all of `wanted` in it.
     #[track_caller]
     pub fn refused(&self, arguments: &[&str], code: i32, wanted: &[&str]) {
         let done = self.run(arguments);

@@ -38,7 +38,8 @@ impl Etcd {
         Self::with(None, &[]).await
     }
 
-    /// Starts one with further arguments and, beside the plain listener (which the test itself needs), one with TLS.
+    /// Starts one with further arguments and, beside the plain listener (which the test itself
+    /// needs), one with TLS.
     ///
     /// # Panics
     /// When it doesn't come up, or when this machine has none.

@@ -1,7 +1,9 @@
-//! A wire that can be cut, held or long: forwards TCP connections to one target, until told otherwise.
+//! A wire that can be cut, held or long: forwards TCP connections to one target, until told
+//! otherwise.
 //!
-//! It stands in for `tc netem`, which needs root and a kernel that has it: bytes arrive in order after [`Forwarder::delay`], and
-//! what is sent into a wire that is [`Mode::Held`] arrives late, as TCP would have it after a partition.
+//! It stands in for `tc netem`, which needs root and a kernel that has it: bytes arrive in order
+//! after [`Forwarder::delay`], and what is sent into a wire that is [`Mode::Held`] arrives late, as
+//! TCP would have it after a partition.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,7 +25,8 @@ pub enum Mode {
     Open,
     /// What the target says is lost; what it is told still passes.
     Mute,
-    /// Nothing passes in either direction, and nobody is told: what is sent arrives when the wire is open again.
+    /// Nothing passes in either direction, and nobody is told: what is sent arrives when the wire
+    /// is open again.
     Held,
     /// New connections are closed at once.
     Closed,
@@ -47,7 +50,8 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Listens on a free port and forwards to `target`, which may come and go, and [move](Self::lead_to).
+    /// Listens on a free port and forwards to `target`, which may come and go, and
+    /// [move](Self::lead_to).
     ///
     /// # Panics
     /// When there is no port.

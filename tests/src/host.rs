@@ -27,8 +27,9 @@ impl Host {
         Self { name: "localhost".into(), ..Self::address() }
     }
 
-    /// Another name of a loopback address, as `/etc/hosts` has it (the machine's own, `ip6-localhost`, …), for clients that reach
-    /// `localhost` past every proxy. `None`: this machine has none.
+    /// Another name of a loopback address, as `/etc/hosts` has it (the machine's own,
+    /// `ip6-localhost`, …), for clients that reach `localhost` past every proxy. `None`: this
+    /// machine has none.
     #[must_use]
     pub fn of_this_machine() -> Option<Self> {
         let hosts = fs::read_to_string("/etc/hosts").ok()?;

@@ -1,9 +1,10 @@
 //! What the whole-system tests stand on: real processes on free ports, and the peers around them.
 //!
-//! [`Sandbox`] runs `seks dev` as a user would; [`Upstream`] is an API that records every byte it receives and answers as
-//! told; [`Collector`] is an OpenTelemetry collector; [`Etcd`] is a real etcd, [`Forwarder`] a wire to it that can be cut; [`raw`] speaks to a node byte by byte; [`oracle`] searches for a
-//! secret in every form in which it may come back. All of it blocks: a test reads top-down, and the peers live on a
-//! runtime of their own.
+//! [`Sandbox`] runs `seks dev` as a user would; [`Upstream`] is an API that records every byte it
+//! receives and answers as told; [`Collector`] is an OpenTelemetry collector; [`Etcd`] is a real
+//! etcd, [`Forwarder`] a wire to it that can be cut; [`raw`] speaks to a node byte by byte;
+//! [`oracle`] searches for a secret in every form in which it may come back. All of it blocks: a
+//! test reads top-down, and the peers live on a runtime of their own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! A machine of its own with a booted systemd: namespaces of this one, with an empty `/etc`, `/var` and `/usr/local`.
+//! A machine of its own with a booted systemd: namespaces of this one, with an empty `/etc`, `/var`
+//! and `/usr/local`.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! Reads metrics pages, and lists the metrics that are an interface: dashboards and alerts are written against these names.
+//! Reads metrics pages, and lists the metrics that are an interface: dashboards and alerts are
+//! written against these names.
 
 use std::collections::BTreeMap;
 

@@ -41,7 +41,8 @@ impl Run {
         Self { seed: variable("SEKS_FUZZ_SEED").unwrap_or(1), rounds: asked.unwrap_or(rounds) }
     }
 
-    /// The source of the mutations of one round: a failure names the round, and the round alone repeats it.
+    /// The source of the mutations of one round: a failure names the round, and the round alone
+    /// repeats it.
     #[must_use]
     pub fn mutator(self, round: usize) -> Mutator {
         Mutator(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(round as u64))
@@ -78,7 +79,8 @@ impl Mutator {
         start..(start + 1 + self.below(16)).min(length)
     }
 
-    /// The same bytes with one to four changes: a bit, a byte, a piece left out, doubled, put in from the dictionary, or the end cut off.
+    /// The same bytes with one to four changes: a bit, a byte, a piece left out, doubled, put in
+    /// from the dictionary, or the end cut off.
     pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..=self.below(4) {

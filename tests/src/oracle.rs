@@ -1,7 +1,8 @@
 //! Finds a secret in bytes, whatever form it has been put into.
 //!
-//! Two ways at once: the forms that an upstream may answer with are spelled out and searched for ([`forms`]), and the bytes
-//! are decoded by each escaping in turn and searched for the plain secret, which finds mixed spellings as well.
+//! Two ways at once: the forms that an upstream may answer with are spelled out and searched for
+//! ([`forms`]), and the bytes are decoded by each escaping in turn and searched for the plain
+//! secret, which finds mixed spellings as well.
 
 use base64::{
     Engine as _,
@@ -120,7 +121,8 @@ impl<'a> Haystack<'a> {
     }
 }
 
-/// The part of a form that the secret alone determines: base64 at an offset shares its first and last characters with its neighbours.
+/// The part of a form that the secret alone determines: base64 at an offset shares its first and
+/// last characters with its neighbours.
 fn core_of(form: &Form) -> &[u8] {
     let bytes = &form.bytes;
     if !form.name.starts_with("base64") {
@@ -136,7 +138,8 @@ pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     !needle.is_empty() && memchr::memmem::find(haystack, needle).is_some()
 }
 
-/// Replaces every escape that begins with `mark` and that `at` recognises (its value and length) by the byte that it stands for.
+/// Replaces every escape that begins with `mark` and that `at` recognises (its value and length) by
+/// the byte that it stands for.
 fn unescape(text: &[u8], mark: u8, at: impl Fn(&[u8]) -> Option<(u8, usize)>) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
     while let Some(before) = memchr::memchr(mark, rest) {
@@ -184,7 +187,8 @@ fn html_at(rest: &[u8]) -> Option<(u8, usize)> {
     Some((value, end + 3))
 }
 
-/// Every run of hex digits (also with `:`, `-` or space between bytes) as bytes; runs are set apart by a zero.
+/// Every run of hex digits (also with `:`, `-` or space between bytes) as bytes; runs are set apart
+/// by a zero.
 fn unhex(text: &[u8]) -> Vec<u8> {
     let digits: Vec<u8> = text.iter().copied().filter(|b| !matches!(b, b':' | b'-' | b' ')).collect();
     let mut out = Vec::new();

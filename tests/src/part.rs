@@ -1,8 +1,10 @@
-//! What tests need that this repository doesn't build: programs, SDKs below `.test-env`, rights of the user.
+//! What tests need that this repository doesn't build: programs, SDKs below `.test-env`, rights of
+//! the user.
 //!
-//! The build script includes this file too. It sets `cfg(has = "NAME")` for each part of [`PARTS`] that this machine has, and a
-//! test of a missing part is shown as ignored: `#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]`. `tests/run` installs what
-//! can be installed, and fails when a part is missing that `tests/may-be-missing` doesn't list.
+//! The build script includes this file too. It sets `cfg(has = "NAME")` for each part of [`PARTS`]
+//! that this machine has, and a test of a missing part is shown as ignored:
+//! `#[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]`. `tests/run` installs what can be
+//! installed, and fails when a part is missing that `tests/may-be-missing` doesn't list.
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +51,8 @@ pub const PARTS: &[(&str, Part)] = &[
 pub enum Part {
     /// A program: see [`find_program`].
     Program,
-    /// A file below `.test-env`, where `tests/sdk/install` puts it, and the program that it needs to run.
+    /// A file below `.test-env`, where `tests/sdk/install` puts it, and the program that it needs
+    /// to run.
     Sdk {
         /// Path below `.test-env`.
         file: &'static str,
@@ -95,7 +98,8 @@ fn is_root() -> bool {
     status_line("Uid:").is_some_and(|line| line.split_whitespace().nth(1) == Some("0"))
 }
 
-/// Whether a small file system can be mounted: tried in a mount namespace that ends with the attempt.
+/// Whether a small file system can be mounted: tried in a mount namespace that ends with the
+/// attempt.
 fn may_mount() -> bool {
     succeeds("unshare", &["--mount", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/tmp"])
 }

@@ -1,4 +1,5 @@
-//! A plane as a process of its own: the files that it starts from, and what its log says when it serves.
+//! A plane as a process of its own: the files that it starts from, and what its log says when it
+//! serves.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -15,7 +16,8 @@ pub fn write_private(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A context file for the CLI: the admin API at `admin` (`host:port`), as the operator whose files are in the directory `operator`.
+/// A context file for the CLI: the admin API at `admin` (`host:port`), as the operator whose files
+/// are in the directory `operator`.
 pub fn context(admin: &str, operator: &str) -> String {
     format!(
         "current = \"test\"\n[contexts.test]\nendpoint = \"https://{admin}\"\nca = \"{operator}/ca.pem\"\n\
@@ -23,7 +25,8 @@ pub fn context(admin: &str, operator: &str) -> String {
     )
 }
 
-/// Moves the log of an earlier start of `name` away: where a plane listens is read from a log of one start.
+/// Moves the log of an earlier start of `name` away: where a plane listens is read from a log of
+/// one start.
 pub fn put_log_aside(directory: &Path, name: &str) {
     drop(fs::rename(directory.join(format!("{name}.err")), directory.join(format!("{name}.err.before"))));
 }

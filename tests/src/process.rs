@@ -43,7 +43,8 @@ pub fn installed(file: &str) -> PathBuf {
     path
 }
 
-/// A running child. Its output goes to files, so that a test can read it while it runs. Killed when dropped.
+/// A running child. Its output goes to files, so that a test can read it while it runs. Killed when
+/// dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,

@@ -16,7 +16,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one in `directory`. `jobs` are names with the addresses that they scrape; `rules` is a file of alerts.
+    /// Starts one in `directory`. `jobs` are names with the addresses that they scrape; `rules` is
+    /// a file of alerts.
     ///
     /// # Panics
     /// When it doesn't come up, or when this machine has none.

@@ -107,7 +107,8 @@ impl Connection {
         !self.eof
     }
 
-    /// Takes bytes up to and including `end` off the buffer, reading as needed; `None` when the connection ends first.
+    /// Takes bytes up to and including `end` off the buffer, reading as needed; `None` when the
+    /// connection ends first.
     fn take_until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             if let Some(at) = self.buffer.windows(end.len()).position(|w| w == end) {
@@ -226,7 +227,8 @@ impl Connection {
         true
     }
 
-    /// Forgets the bytes that were received: a connection with many requests would copy all of them for each.
+    /// Forgets the bytes that were received: a connection with many requests would copy all of them
+    /// for each.
     pub fn forget(&mut self) {
         self.wire.clear();
     }

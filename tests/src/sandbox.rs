@@ -1,5 +1,6 @@
-//! A whole SEKS on this machine, as a user runs it: `seks dev` on free ports with a data directory of its own, and the CLI.
-//! Or, for what is about production: a control plane and a node as processes of their own ([`Shape::Planes`]).
+//! A whole SEKS on this machine, as a user runs it: `seks dev` on free ports with a data directory
+//! of its own, and the CLI. Or, for what is about production: a control plane and a node as
+//! processes of their own ([`Shape::Planes`]).
 
 pub mod cli;
 
@@ -197,7 +198,8 @@ impl Sandbox {
         &self.cli
     }
 
-    /// Enables a catalogue service with a stand-in behind it, and stores its credential under the service's name.
+    /// Enables a catalogue service with a stand-in behind it, and stores its credential under the
+    /// service's name.
     pub fn service(&self, name: &str, upstream: &Upstream, secret: &str) {
         self.cli.enable(name, name, upstream);
         self.cli.put_credential(name, name, secret);

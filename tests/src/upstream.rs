@@ -1,4 +1,5 @@
-//! An API that records every byte it receives, and answers as the test says: well, slowly, oddly or with hostility.
+//! An API that records every byte it receives, and answers as the test says: well, slowly, oddly or
+//! with hostility.
 
 pub mod answer;
 pub mod record;
@@ -59,7 +60,8 @@ impl Upstream {
         Self::launch(Host::address(), Box::new(handler), Box::new(|_| None), false)
     }
 
-    /// HTTP/1.1 over TLS, with a certificate for `localhost` and `127.0.0.1` by a CA of its own ([`Self::ca_pem`]).
+    /// HTTP/1.1 over TLS, with a certificate for `localhost` and `127.0.0.1` by a CA of its own
+    /// ([`Self::ca_pem`]).
     pub fn start_tls(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         Self::start_tls_as(Host::address(), handler)
     }
@@ -69,7 +71,8 @@ impl Upstream {
         Self::launch(host, Box::new(handler), Box::new(|_| None), true)
     }
 
-    /// Plain HTTP/1.1; `early` may answer as soon as the head is there, and the connection is then closed.
+    /// Plain HTTP/1.1; `early` may answer as soon as the head is there, and the connection is then
+    /// closed.
     pub fn start_early(early: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
         Self::launch(Host::address(), Box::new(|_| Answer::json(200, "{}")), Box::new(early), false)
     }

@@ -77,7 +77,8 @@ fn the_planes_never_import_each_other() {
 
 #[test]
 fn wire_types_stay_at_the_edges() {
-    // Records are stored as wire messages, so the registry names them; the store, the seal and the path of a request don't.
+    // Records are stored as wire messages, so the registry names them; the store, the seal and the
+    // path of a request don't.
     let folders = ["control-plane/src", "data-plane/src"];
     let allowed = [
         "control-plane/src/admin",
@@ -153,4 +154,27 @@ fn files_stay_short_and_modules_have_names() {
     assert!(long.is_empty(), "over 600 lines: {long:?}");
     let unnamed: Vec<_> = all.iter().filter(|s| s.path.ends_with("/mod.rs")).map(|s| &s.path).collect();
     assert!(unnamed.is_empty(), "mod.rs: {unnamed:?}");
+}
+
+/// Comments fit in 100 columns. Exempt are table rows, code blocks, and a single word that is
+/// longer (a URL).
+#[test]
+fn comments_fit_in_100_columns() {
+    const COLUMNS: usize = 100;
+    let folders = ["proto/src", "crates", "control-plane", "data-plane", "cli/src", "tests", "benches"];
+    let mut wide = Vec::new();
+    for source in folders.iter().flat_map(|f| sources(f)) {
+        let mut is_code_block = false;
+        for (number, line) in source.text.lines().enumerate() {
+            let text = line.trim_start();
+            let Some(comment) = text.strip_prefix("//") else { continue };
+            let comment = comment.trim_start_matches(['/', '!']).trim();
+            is_code_block ^= comment.starts_with("```");
+            let is_exempt = is_code_block || comment.starts_with('|') || !comment.contains(' ');
+            if !is_exempt && line.chars().count() > COLUMNS {
+                wide.push(format!("{}:{}", source.path, number + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "comments over {COLUMNS} columns: {wide:#?}");
 }

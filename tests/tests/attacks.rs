@@ -1,11 +1,13 @@
-//! Every attack of `data/attacks.json` and of `data/more-attacks.json` (other members of the same classes), byte for byte on a fresh connection each, against a running node.
+//! Every attack of `data/attacks.json` and of `data/more-attacks.json` (other members of the same
+//! classes), byte for byte on a fresh connection each, against a running node.
 //!
-//! A case says what must come back (`status`; 0 is a connection closed without an answer), how many requests the upstream
-//! may see (`upstream`; `upstream_complete` where a head may already have been streamed), what must not be among the bytes
-//! it sees (`upstream_absent`), whether the node closes the connection (`closed`), whether the upstream request is framed in
-//! exactly one way (`single_framing`). `or_status` is the other acceptable outcome, with nothing sent upstream; `any_of` lists
-//! outcomes. Whatever the outcome: the credential comes back to nobody, a token reaches no upstream, and the next honest
-//! request is served.
+//! A case says what must come back (`status`; 0 is a connection closed without an answer), how many
+//! requests the upstream may see (`upstream`; `upstream_complete` where a head may already have
+//! been streamed), what must not be among the bytes it sees (`upstream_absent`), whether the node
+//! closes the connection (`closed`), whether the upstream request is framed in exactly one way
+//! (`single_framing`). `or_status` is the other acceptable outcome, with nothing sent upstream;
+//! `any_of` lists outcomes. Whatever the outcome: the credential comes back to nobody, a token
+//! reaches no upstream, and the next honest request is served.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{net::SocketAddr, time::Duration};
@@ -21,7 +23,8 @@ use serde::Deserialize;
 
 const CREDENTIAL: &str = r#"sk-REAL-9f3c/A+b=Zq"7\Kx-DEADBEEF0123456789"#;
 
-/// One agent may do what the attacks are aimed at; the other's requests are decided by what is in their bodies.
+/// One agent may do what the attacks are aimed at; the other's requests are decided by what is in
+/// their bodies.
 const POLICIES: &str = r#"
 @id("v1-get-post")
 permit (principal, action in [Seks::Action::"GET", Seks::Action::"POST"], resource == Seks::Service::"openai")
@@ -129,7 +132,8 @@ impl AttackedSandbox {
         connection.send(&bytes);
         let reply = connection.read_reply(bytes.starts_with(b"HEAD "));
         let closed = case.assert.mentions_closing() && connection.closes(Duration::from_secs(10));
-        // An honest request behind it: the node lives, and whatever the attack has set off upstream was before this.
+        // An honest request behind it: the node lives, and whatever the attack has set off upstream
+        // was before this.
         let fence = honest(self.sandbox.proxy(), &self.good);
         assert_eq!(fence.status, 200, "after {}: {}", case.id, fence.head);
         let seen = self.openai.requests().into_iter().filter(|r| r.target() != "/v1/fence").collect();

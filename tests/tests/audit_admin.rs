@@ -1,4 +1,5 @@
-//! The chain of admin changes: what operators do is recorded with the change itself, on either store, and only for who may see it.
+//! The chain of admin changes: what operators do is recorded with the change itself, on either
+//! store, and only for who may see it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use seks_tests::{

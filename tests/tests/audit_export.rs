@@ -1,4 +1,5 @@
-//! Exports: written by `seks audit export`, and verified away from the broker; and the trail as it is followed.
+//! Exports: written by `seks audit export`, and verified away from the broker; and the trail as it
+//! is followed.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{

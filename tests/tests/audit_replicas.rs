@@ -1,4 +1,5 @@
-//! A search over several replicas: each holds the records of its own nodes, and one that is away is named.
+//! A search over several replicas: each holds the records of its own nodes, and one that is away is
+//! named.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{fs, path::Path, process::Command};

@@ -1,4 +1,5 @@
-//! The audit trail from end to end: what agents do is on the node's disk, then at the control plane, and `seks audit` finds it.
+//! The audit trail from end to end: what agents do is on the node's disk, then at the control
+//! plane, and `seks audit` finds it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{
@@ -257,7 +258,8 @@ fn a_trail_that_was_changed_or_cut_is_named() {
     assert_eq!(sandbox.get("/api/openai/v1/3", &bot).status, 200);
     found(&sandbox, &[], 4);
     assert_whole(&sandbox);
-    // While it is down somebody removes the newest block of the trail and what is left in the spool.
+    // While it is down somebody removes the newest block of the trail and what is left in the
+    // spool.
     let status = sandbox.process().terminate();
     assert!(status.success());
     let trail = sandbox.data_dir().join("store.redb.audit");

@@ -1,5 +1,6 @@
-//! Unique secrets are put through every path that succeeds and every path that fails; then everything that has left the
-//! processes, and every file that they have written, is searched for them in all forms.
+//! Unique secrets are put through every path that succeeds and every path that fails; then
+//! everything that has left the processes, and every file that they have written, is searched for
+//! them in all forms.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{

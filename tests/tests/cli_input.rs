@@ -1,5 +1,5 @@
-//! What a user may get wrong on the command line: one line that says what and why, a hint, the contract's exit code. None of
-//! these needs a control plane.
+//! What a user may get wrong on the command line: one line that says what and why, a hint, the
+//! contract's exit code. None of these needs a control plane.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Command};

@@ -1,4 +1,5 @@
-//! The control plane as a process: what it says to a bad configuration, what it survives, how it ends.
+//! The control plane as a process: what it says to a bad configuration, what it survives, how it
+//! ends.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
@@ -294,7 +295,8 @@ fn hostile_messages_cost_little_memory() {
     let running = host.start();
     let channel = host.channel(&running);
     let send = |method: &str, message: Vec<u8>| runtime().block_on(send_bytes(channel.clone(), method, message));
-    // What the allocator and the threads take for themselves comes with the first calls, whatever is in them.
+    // What the allocator and the threads take for themselves comes with the first calls, whatever
+    // is in them.
     for _ in 0..20 {
         send("WhoAmI", Vec::new()).unwrap();
         drop(send("CheckPolicies", [&b"\x0a\x07default\x12\xa0\x8d\x06"[..], &[b'x'; 100_000]].concat()));

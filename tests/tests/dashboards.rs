@@ -1,4 +1,5 @@
-//! Dashboards, alerts and runbooks, against a real Prometheus that scrapes real planes and a real etcd under load.
+//! Dashboards, alerts and runbooks, against a real Prometheus that scrapes real planes and a real
+//! etcd under load.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{

@@ -1,4 +1,5 @@
-//! `seks dev --demo`, the newcomer's first command: no key, no network, and everything that it claims is so.
+//! `seks dev --demo`, the newcomer's first command: no key, no network, and everything that it
+//! claims is so.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{fs, path::Path, process::Command};

@@ -192,7 +192,8 @@ fn bad_configuration_names_the_file_the_key_and_the_reason() {
     assert!(!folder.path().join(".local").exists(), "nothing is made for a start that fails");
 }
 
-/// A command in a mount namespace of its own, with a small file system at `at`; it goes away with the command.
+/// A command in a mount namespace of its own, with a small file system at `at`; it goes away with
+/// the command.
 fn on_a_small_disk(at: &Path, options: &str, command: &Command) -> Command {
     let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
     let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();

@@ -1,7 +1,9 @@
-//! Mutated input for every format that SEKS reads from somebody else: requests, signatures, answers, envelopes, backups.
+//! Mutated input for every format that SEKS reads from somebody else: requests, signatures,
+//! answers, envelopes, backups.
 //!
-//! Bounded and seeded: the same inputs in every run. `SEKS_FUZZ_SEED=7 SEKS_FUZZ_ROUNDS=100000 cargo test -p seks-tests --test fuzz` goes
-//! on for longer, elsewhere.
+//! Bounded and seeded: the same inputs in every run.
+//! `SEKS_FUZZ_SEED=7 SEKS_FUZZ_ROUNDS=100000 cargo test -p seks-tests --test fuzz` goes on for
+//! longer, elsewhere.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::fs;
@@ -26,7 +28,8 @@ const KEY: &str = "sk-REAL-fuzzed-0123456789-DEADBEEF";
 const AWS_KEY: &str =
     r#"{"access_key_id":"AKIAREALREALREAL0001","secret_access_key":"real/secret/access+key/0000000000000001"}"#;
 
-/// A broker that doesn't limit wrong tokens, with a service for bearer tokens and one for signatures.
+/// A broker that doesn't limit wrong tokens, with a service for bearer tokens and one for
+/// signatures.
 fn sandbox(upstream: &Upstream) -> Sandbox {
     let config = "[proxy.limits]\nwrong_tokens_per_second = 1000000\n".to_owned();
     let sandbox = Sandbox::with(Options { config, ..Options::default() });

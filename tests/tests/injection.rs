@@ -1,5 +1,5 @@
-//! Every way in which an API wants its key: the agent's token goes where the SDK puts it, the real key arrives where the API
-//! wants it, and an upstream that echoes all of it gives nothing away.
+//! Every way in which an API wants its key: the agent's token goes where the SDK puts it, the real
+//! key arrives where the API wants it, and an upstream that echoes all of it gives nothing away.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,7 +18,8 @@ struct Shape {
     credential: &'static str,
     /// The values in it that must not come back.
     secrets: &'static [&'static str],
-    /// How an agent presents its token: header lines, and the path after `/api/NAME`; `{T}` and `{T64}` (Basic) are the token.
+    /// How an agent presents its token: header lines, and the path after `/api/NAME`; `{T}` and
+    /// `{T64}` (Basic) are the token.
     headers: &'static str,
     path: &'static str,
     /// Whether the key has arrived where it should.

@@ -1,4 +1,5 @@
-//! What an administrator changes holds for the very next request, and for every one after a restart or a crash.
+//! What an administrator changes holds for the very next request, and for every one after a restart
+//! or a crash.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{
@@ -276,7 +277,8 @@ fn planes_on_etcd_survive_crashes() {
     keeps_everything(Sandbox::with(Options::planes(store)), Sandbox::crash);
 }
 
-/// Creates agents one after the other until told to stop, and notes those that the CLI reported as done.
+/// Creates agents one after the other until told to stop, and notes those that the CLI reported as
+/// done.
 fn write_until(cli: &Cli, round: u64, stop: &AtomicBool, acknowledged: &Mutex<Vec<String>>) {
     for n in 0.. {
         let name = format!("agent-{round}-{n}");
@@ -301,7 +303,8 @@ fn every_acknowledged_write_survives_a_crash_amid_writes() {
         std::thread::scope(|scope| {
             scope.spawn(|| write_until(sandbox.cli(), round, &stop, &written));
             wait_for("the first write of the round", || (!written.lock().is_empty()).then_some(()));
-            // Not a wait for anything: it spreads the blow over the whole of a write, some 50 ms long.
+            // Not a wait for anything: it spreads the blow over the whole of a write, some 50 ms
+            // long.
             std::thread::sleep(Duration::from_millis(7 * (round % 17)));
             sandbox.stab();
             stop.store(true, Ordering::Relaxed);

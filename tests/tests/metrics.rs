@@ -1,4 +1,5 @@
-//! Every metric moves: what a node, a replica and `seks dev` can show is produced for real, and looked at by its value.
+//! Every metric moves: what a node, a replica and `seks dev` can show is produced for real, and
+//! looked at by its value.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{collections::BTreeSet, fs, net::TcpStream, path::PathBuf, time::UNIX_EPOCH};

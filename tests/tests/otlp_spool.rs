@@ -1,4 +1,5 @@
-//! Spans come from the node's spool: whatever happens to the collector or the node, each request that was answered has its span.
+//! Spans come from the node's spool: whatever happens to the collector or the node, each request
+//! that was answered has its span.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{

@@ -1,4 +1,5 @@
-//! Policies against the trail: what a file would change of what agents have done, and a file that permits just that.
+//! Policies against the trail: what a file would change of what agents have done, and a file that
+//! permits just that.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::fs;

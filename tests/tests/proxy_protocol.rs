@@ -1,4 +1,5 @@
-//! Behind a balancer, the agent's address is the one that the balancer's PROXY header names: in records, spans and bindings of tokens.
+//! Behind a balancer, the agent's address is the one that the balancer's PROXY header names: in
+//! records, spans and bindings of tokens.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{
@@ -60,7 +61,8 @@ fn the_source_of_a_request_is_the_one_that_a_listed_balancer_names() {
     assert_eq!(ask(b"PROXY UNKNOWN\r\n").code(), "token_binding", "the balancer itself is outside");
     assert_eq!(sources(&sandbox, 4), ["127.0.0.1", "192.0.2.7", "192.0.2.8", "198.51.100.7"]);
 
-    // A listed balancer sends a header. Without it, or with one that is none, the connection ends without an answer.
+    // A listed balancer sends a header. Without it, or with one that is none, the connection ends
+    // without an answer.
     let before = upstream.requests().len();
     for header in [&b""[..], b"PROXY TCP4 192.0.2.7\r\n", b"PROXY TCP4 192.0.2.7 127.0.0.1 1 99999\r\n"] {
         let mut balancer = TcpStream::connect(sandbox.proxy()).unwrap();

@@ -1,5 +1,5 @@
-//! The README's quick start, run as it is written: the commands verbatim, the SDK snippet with the issued token and this
-//! machine's port in it.
+//! The README's quick start, run as it is written: the commands verbatim, the SDK snippet with the
+//! issued token and this machine's port in it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{fs, path::Path, process::Command};
@@ -40,7 +40,8 @@ fn commands(name: &str, sandbox: &Sandbox) -> String {
     finished.stdout
 }
 
-/// The vendor itself is out of reach for a test. Its stand-in is another destination, for which the key has to be stored again.
+/// The vendor itself is out of reach for a test. Its stand-in is another destination, for which the
+/// key has to be stored again.
 fn points_to(sandbox: &Sandbox, vendor: &seks_tests::Upstream) {
     sandbox.cli().enable("openai", "openai", vendor);
     sandbox.cli().put_credential("openai-main", "openai", KEY);

@@ -1,7 +1,8 @@
-//! An upstream that sends the credential back, in every form and at every place: nothing of it reaches the agent.
+//! An upstream that sends the credential back, in every form and at every place: nothing of it
+//! reaches the agent.
 //!
-//! Each case is first shown to be a leak (the oracle finds the credential in what the upstream itself sends), then asked
-//! for through the node.
+//! Each case is first shown to be a leak (the oracle finds the credential in what the upstream
+//! itself sends), then asked for through the node.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::io::Write as _;
@@ -206,7 +207,8 @@ fn codings() -> Vec<Case> {
     cases
 }
 
-/// Everything that a client may make of an answer: the wire, and the body with its coding taken off.
+/// Everything that a client may make of an answer: the wire, and the body with its coding taken
+/// off.
 fn readable(reply: &Reply) -> Vec<Vec<u8>> {
     use std::io::Read as _;
     let mut all = vec![reply.wire.clone(), reply.body.clone()];

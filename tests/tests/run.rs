@@ -1,4 +1,5 @@
-//! `seks run` and `seks env`: a command gets a token of its own for as long as it runs, and ends as it would have ended alone.
+//! `seks run` and `seks env`: a command gets a token of its own for as long as it runs, and ends as
+//! it would have ended alone.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{fs, path::Path, process::Command};

@@ -1,5 +1,6 @@
-//! `kill -9` at any moment: every acknowledged write is there, nothing is half-written, a rotation finishes, a first start is
-//! whole or has not happened. The process that is killed is this test itself, started again with a task.
+//! `kill -9` at any moment: every acknowledged write is there, nothing is half-written, a rotation
+//! finishes, a first start is whole or has not happened. The process that is killed is this test
+//! itself, started again with a task.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
@@ -151,7 +152,8 @@ async fn a_first_start_that_is_killed_leaves_a_whole_store_or_none() {
         let place = tempfile::tempdir().unwrap();
         let (mut child, mut lines) = start("open", place.path());
         assert!(lines.any(|line| line == "begin"));
-        // Anywhere within what a start takes on this machine now, and in every tenth round just behind its end.
+        // Anywhere within what a start takes on this machine now, and in every tenth round just
+        // behind its end.
         if round % 10 == 9 {
             assert!(lines.any(|line| line == "end"));
         } else {

@@ -1,4 +1,5 @@
-//! The store on a real etcd: the common suite over a wire that is cut again and again, and what only a cluster can do to us.
+//! The store on a real etcd: the common suite over a wire that is cut again and again, and what
+//! only a cluster can do to us.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
@@ -58,7 +59,8 @@ async fn next(watch: &mut BoxStream<'static, WatchEvent>) -> (Revision, Vec<Writ
     }
 }
 
-/// Every store has a prefix of its own in one etcd, behind a wire that [`disturb`](Subject::disturb) cuts.
+/// Every store has a prefix of its own in one etcd, behind a wire that
+/// [`disturb`](Subject::disturb) cuts.
 struct Wired {
     etcd: Etcd,
     wire: Forwarder,

@@ -1,6 +1,6 @@
-//! Bodies pass through as they come, both ways, over every protocol that an agent may speak; nothing is held back and
-//! nothing is hoarded. That something was not held back is shown by order (the second part is not there before the first
-//! has arrived), never by a clock.
+//! Bodies pass through as they come, both ways, over every protocol that an agent may speak;
+//! nothing is held back and nothing is hoarded. That something was not held back is shown by order
+//! (the second part is not there before the first has arrived), never by a clock.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::{net::SocketAddr, sync::Arc};

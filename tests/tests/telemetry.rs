@@ -1,4 +1,5 @@
-//! What a node says about its work: a span for every request, metrics, JSON logs, health; and no secret in any of them.
+//! What a node says about its work: a span for every request, metrics, JSON logs, health; and no
+//! secret in any of them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
-//! Tripwires: what a stolen or misused token causes is an alarm with its source, in the chain, in the metric and in the tail.
+//! Tripwires: what a stolen or misused token causes is an alarm with its source, in the chain, in
+//! the metric and in the tail.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use seks_tests::{Sandbox, Upstream, process::wait_for, sandbox::Options, upstream::Answer};

@@ -44,7 +44,8 @@ const PARTS: usize = 3;
 /// When each revision was committed.
 type Committed = Arc<Mutex<VecDeque<(u64, Instant)>>>;
 
-/// Store and replica live in this process, so that commits cost no gRPC: what is measured is the way from the store to the nodes.
+/// Store and replica live in this process, so that commits cost no gRPC: what is measured is the
+/// way from the store to the nodes.
 pub(super) async fn run(fleet: &FleetUnderTest, args: Args) {
     let host = ReplicaHost::with_fixtures(&fleet.control_plane).await;
     let plane = ControlPlane::start(host.config(), Telemetry::disabled()).await.unwrap();

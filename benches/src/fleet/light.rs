@@ -1,5 +1,6 @@
-//! Light nodes: real streams of the real protocol, each with its own certificate, TLS connection and lease, that apply nothing. What a replica
-//! costs shows better when a thousand tables don't share its two cores.
+//! Light nodes: real streams of the real protocol, each with its own certificate, TLS connection
+//! and lease, that apply nothing. What a replica costs shows better when a thousand tables don't
+//! share its two cores.
 
 mod http2;
 mod link;
@@ -27,7 +28,8 @@ use tokio::{
 use self::link::{Credentials, Link};
 use super::nodes::until;
 
-/// Threads that nodes live on, each on the same from beginning to end: passing them around between two would cost as much as some of what they do.
+/// Threads that nodes live on, each on the same from beginning to end: passing them around between
+/// two would cost as much as some of what they do.
 const THREADS: usize = 2;
 
 /// What enrolment has left in a node's data directory.
@@ -60,7 +62,8 @@ impl Drop for Light {
     }
 }
 
-/// Starts a stream for each of `count` nodes that were enrolled with their data under `home`. Returns when each was granted a lease.
+/// Starts a stream for each of `count` nodes that were enrolled with their data under `home`.
+/// Returns when each was granted a lease.
 pub async fn start(count: usize, home: &Path, replica: SocketAddr) -> Vec<Light> {
     let one = |n: usize| {
         let file = home.join(format!("node-{n:04}/identity.json"));

@@ -29,12 +29,14 @@ const AGENTS: usize = 100;
 /// The tenant of everything.
 pub const TENANT: &str = "default";
 
-/// Everything of a control plane that outlives its process: an embedded store on this machine's disk, and the first operator.
+/// Everything of a control plane that outlives its process: an embedded store on this machine's
+/// disk, and the first operator.
 pub struct ReplicaHost {
     program: PathBuf,
     directory: TempDir,
-    /// What nodes keep. In memory where there is such a place: they write down once a second what they have seen, each to a disk of its
-    /// own, and a thousand of those on this machine's one disk would be what is measured.
+    /// What nodes keep. In memory where there is such a place: they write down once a second what
+    /// they have seen, each to a disk of its own, and a thousand of those on this machine's one
+    /// disk would be what is measured.
     nodes: TempDir,
     /// Where the operators' and the nodes' listeners are, once it has run.
     ports: [SocketAddr; 2],
@@ -121,7 +123,8 @@ impl ReplicaHost {
         Components::open(&self.config()).await.unwrap()
     }
 
-    /// Writes `count` tokens straight into the store. They are what the registry would have written; their secrets are unknown.
+    /// Writes `count` tokens straight into the store. They are what the registry would have
+    /// written; their secrets are unknown.
     pub async fn fill(&self, count: usize) {
         let foundation = self.open().await;
         let numbers: Vec<usize> = (0..count).collect();

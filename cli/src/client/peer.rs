@@ -12,7 +12,8 @@ use crate::context::Context;
 /// Longest wait for the handshake.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The end of the validity of the control plane's certificate, in Unix seconds. `None`: no handshake was possible.
+/// The end of the validity of the control plane's certificate, in Unix seconds. `None`: no
+/// handshake was possible.
 pub(crate) async fn certificate_until(context: &Context) -> Option<i64> {
     tokio::time::timeout(TIMEOUT, handshake(context)).await.ok().flatten()
 }

@@ -192,7 +192,8 @@ pub(super) fn ago(time: Duration) -> u64 {
     u64::try_from(then.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Whether the question is about the fleet: no tenant was named, and the operator has a role in all of them.
+/// Whether the question is about the fleet: no tenant was named, and the operator has a role in all
+/// of them.
 async fn is_about_fleet(global: &Global, client: &Client) -> Result<bool> {
     if global.tenant.is_some() {
         return Ok(false);
@@ -201,7 +202,8 @@ async fn is_about_fleet(global: &Global, client: &Client) -> Result<bool> {
     Ok(operator.roles.iter().any(|role| role.tenant == "*"))
 }
 
-/// Of the tenant that was named, else of the whole fleet where the operator may see it, else of the context's tenant.
+/// Of the tenant that was named, else of the whole fleet where the operator may see it, else of the
+/// context's tenant.
 async fn search(global: &Global, limit: usize, request: SearchAuditRequest) -> Result<ExitCode> {
     let mut replicas = Replicas::search(global, request).await?;
     let mut stream = global.output().stream("requests");

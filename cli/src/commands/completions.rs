@@ -1,5 +1,6 @@
-//! `seks completions`: a shell completion script. It holds the commands and options, and then registers `seks` itself, which the
-//! shell asks for words from then on: commands and options from its tree, names from the control plane ([`names`]).
+//! `seks completions`: a shell completion script. It holds the commands and options, and then
+//! registers `seks` itself, which the shell asks for words from then on: commands and options from
+//! its tree, names from the control plane ([`names`]).
 
 mod names;
 

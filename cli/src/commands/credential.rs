@@ -49,7 +49,8 @@ when an upstream rejects it. What is unchanged makes no new version:
         /// Mint tokens from the secret by this method
         #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app", "vault-kv"])]
         mint: Option<String>,
-        /// Assign it to this pool: only nodes of the pool may hold it (repeatable) [default: as it was; when it is new, every node]
+        /// Assign it to this pool: only nodes of the pool may hold it (repeatable) [default: as it
+        /// was; when it is new, every node]
         #[arg(id = "pool", long = "pool", value_name = "NAME")]
         pools: Vec<String>,
         /// Where the secret comes from.

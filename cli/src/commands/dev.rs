@@ -1,5 +1,5 @@
-//! `seks dev`: a control plane with the embedded store and one node, in one process on one machine. They use the same
-//! stream over the same mutual TLS as in production.
+//! `seks dev`: a control plane with the embedded store and one node, in one process on one machine.
+//! They use the same stream over the same mutual TLS as in production.
 
 mod args;
 mod config;
@@ -75,7 +75,8 @@ pub async fn run(args: DevArgs) -> Result<()> {
     Ok(())
 }
 
-/// The former default, in the current folder. An agent with that working folder could read the keys.
+/// The former default, in the current folder. An agent with that working folder could read the
+/// keys.
 const OLD_DATA_DIR: &str = "./.seks-data";
 
 fn data_dir(args: &DevArgs) -> Result<PathBuf> {
@@ -169,7 +170,8 @@ impl Running {
                 dir.path().display()
             ));
         }
-        // Without a home that can be written there is nowhere to register: then the file has to be named.
+        // Without a home that can be written there is nowhere to register: then the file has to be
+        // named.
         match user::state_dir().map(|state| registration::register(&state, &running)) {
             Some(Ok(registration)) => self.registration = Some(registration),
             Some(Err(error)) => write_line(&format!("warning: other commands cannot find this process: {error}")),

@@ -44,13 +44,15 @@ pub struct EnvArgs {
 /// The services to grant, and the proxy.
 #[derive(Debug, Clone, Args)]
 pub struct ServiceSelection {
-    /// A service to grant, with the credential if it has several; repeatable [default: all with a credential]
+    /// A service to grant, with the credential if it has several; repeatable [default: all with a
+    /// credential]
     #[arg(long, value_name = "SERVICE[=CREDENTIAL]", value_parser = token::grant)]
     service: Vec<wire::Grant>,
     /// The way to it.
     #[command(flatten)]
     proxy: ProxyArgs,
-    /// URL for HTTPS_PROXY, which needs a CA (`seks ca create`); "" for none [default: from the context]
+    /// URL for HTTPS_PROXY, which needs a CA (`seks ca create`); "" for none [default: from the
+    /// context]
     #[arg(long, value_name = "URL", env = "SEKS_FORWARD_PROXY")]
     forward_proxy: Option<String>,
 }
@@ -76,7 +78,8 @@ pub struct ProxyArgs {
     /// Where agents reach the proxy [default: from the control plane or the context]
     #[arg(long, value_name = "URL", env = "SEKS_BASE_URL")]
     proxy: Option<String>,
-    /// PEM roots for the proxy in addition to the system's, if its certificate is from a private authority
+    /// PEM roots for the proxy in addition to the system's, if its certificate is from a private
+    /// authority
     #[arg(long, value_name = "FILE")]
     proxy_ca: Option<PathBuf>,
 }
@@ -228,8 +231,8 @@ impl ProxyArgs {
     }
 }
 
-/// Refuses variables that could run a program in the user's shell. The control plane refuses them too, but an older one may
-/// have stored some, and the CLI does not rely on it.
+/// Refuses variables that could run a program in the user's shell. The control plane refuses them
+/// too, but an older one may have stored some, and the CLI does not rely on it.
 fn check_environment(service: &wire::Service) -> Result<()> {
     environment::check(&service.env).map_err(|error| {
         CliError::new(Exit::Failed, format!("service `{}`", service.name), error.to_string())

@@ -66,7 +66,8 @@ pub enum Verb {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Show what a node would decide about a request; or with -f what would change of what agents have done
+    /// Show what a node would decide about a request; or with -f what would change of what agents
+    /// have done
     #[command(after_help = "\
 Examples:
   seks policy simulate --agent ci-bot --service openai --method GET --path /v1/models

@@ -140,7 +140,8 @@ fn adapt_command(command: &[OsString], variables: &mut Variables) -> Result<Adap
 }
 
 fn spawn(mut command: Command, issued: &Issued, unset: &[&str]) -> std::io::Result<Child> {
-    // The agent must not see the operator's settings. It keeps only the SEKS variables that were set for it.
+    // The agent must not see the operator's settings. It keeps only the SEKS variables that were
+    // set for it.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SEKS_")) {
         command.env_remove(name);
     }
@@ -211,7 +212,8 @@ impl Signals {
                     return Ok(exit_code(status));
                 }
                 Some(signal) = self.received.recv() => {
-                    // A terminal sends these to the whole foreground group, so the command has received them.
+                    // A terminal sends these to the whole foreground group, so the command has
+                    // received them.
                     let from_terminal = matches!(signal, Signal::INT | Signal::QUIT | Signal::WINCH | Signal::CONT);
                     if let (Some(pid), false) = (pid, self.terminal && from_terminal) {
                         let _ = kill_process(pid, signal); // it may have ended meanwhile

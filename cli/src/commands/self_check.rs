@@ -1,4 +1,5 @@
-//! `seks self-check`: what this program is, and what protects it on this machine. Asks no control plane.
+//! `seks self-check`: what this program is, and what protects it on this machine. Asks no control
+//! plane.
 
 use serde::Serialize;
 

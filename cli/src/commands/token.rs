@@ -82,7 +82,8 @@ Examples:
     /// Revoke tokens, and wait until no node accepts them
     #[command(after_help = revoke::EXAMPLES)]
     Revoke(revoke::RevokeArgs),
-    /// Give a token a new secret and a new life; the old secret is revoked, at once or after a grace period
+    /// Give a token a new secret and a new life; the old secret is revoked, at once or after a
+    /// grace period
     #[command(after_help = "\
 Examples:
   seks token rotate tok-4xk2p0q9w8e7r6t5
@@ -110,7 +111,8 @@ pub struct IssueArgs {
     /// A service that it grants, with the credential to use where there are several; repeatable
     #[arg(long, required_unless_present = "canary", conflicts_with = "canary", value_name = "SERVICE[=CREDENTIAL]", value_parser = grant)]
     service: Vec<wire::Grant>,
-    /// Grant nothing: a decoy, to be left where nobody should look. Its first use is an alarm: `seks audit admin --verb Tripwire`
+    /// Grant nothing: a decoy, to be left where nobody should look. Its first use is an alarm:
+    /// `seks audit admin --verb Tripwire`
     #[arg(long)]
     canary: bool,
     /// How long it is valid; a canary 366 days, unless this says otherwise
@@ -149,7 +151,8 @@ fn point_in_time(text: &str) -> Result<i64, String> {
     i64::try_from(since.as_secs()).map_err(|_| "a time before the year 10000".to_owned())
 }
 
-/// The SHA-256 of a certificate, from a PEM file or as `sha256:HEX` (with or without colons, as openssl prints it).
+/// The SHA-256 of a certificate, from a PEM file or as `sha256:HEX` (with or without colons, as
+/// openssl prints it).
 fn certificate(text: &str) -> Result<[u8; 32], String> {
     if let Some(hex) = text.strip_prefix("sha256:") {
         let hex = hex.replace(':', "").to_ascii_lowercase();

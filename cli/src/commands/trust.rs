@@ -84,7 +84,8 @@ pub struct CreateArgs {
     /// The agent that the tokens stand for, with {CLAIM} where a claim's value goes
     #[arg(long, value_name = "TEMPLATE")]
     agent: String,
-    /// A service that the tokens reach, with the credential to use where there are several; repeatable
+    /// A service that the tokens reach, with the credential to use where there are several;
+    /// repeatable
     #[arg(long, required = true, value_name = "SERVICE[=CREDENTIAL]", value_parser = grant)]
     service: Vec<wire::Grant>,
     /// Life of exchanged tokens: 1m to 15m, and never longer than the issuer's token

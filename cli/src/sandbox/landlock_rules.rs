@@ -21,7 +21,8 @@ const FILES: ABI = ABI::V5;
 /// What this kernel's Landlock supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Landlock {
-    /// Files (ABI 3, Linux 6.2: renames between directories and truncation included), processes and mounts.
+    /// Files (ABI 3, Linux 6.2: renames between directories and truncation included), processes and
+    /// mounts.
     pub(super) files: bool,
     /// TCP ports (ABI 4, Linux 6.7).
     pub(super) ports: bool,
@@ -55,7 +56,8 @@ pub(super) fn apply(plan: &Plan) -> Result<(), RulesetError> {
     }
     let mut created = ruleset.create()?;
     if !plan.closed_ports.is_empty() && Landlock::probe().ports {
-        // Rules can only allow, so nearly 65,535 ports are added. It takes 0.07 s of system time once for a command.
+        // Rules can only allow, so nearly 65,535 ports are added. It takes 0.07 s of system time
+        // once for a command.
         for port in (1..=u16::MAX).filter(|port| !plan.closed_ports.contains(port)) {
             created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
         }
@@ -89,7 +91,8 @@ impl AllowedFiles {
             files.fixed.extend(parents.map(Path::to_path_buf).collect::<Vec<_>>());
         }
         if rustix::process::geteuid().is_root() {
-            // Root could make the kernel start a program by `core_pattern` or a control group's `release_agent`.
+            // Root could make the kernel start a program by `core_pattern` or a control group's
+            // `release_agent`.
             files.read_only.extend(["/proc".into(), "/sys".into()]);
             files.fixed.insert("/".into());
         }

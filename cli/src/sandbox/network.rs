@@ -114,7 +114,8 @@ fn take_over(from: &UnixStream) -> io::Result<Vec<TcpListener>> {
     Ok(found.into_iter().map(TcpListener::from).collect())
 }
 
-/// Where `seks run` waits for the listeners: a socket in a directory of its own, both removed when this is dropped.
+/// Where `seks run` waits for the listeners: a socket in a directory of its own, both removed when
+/// this is dropped.
 #[derive(Debug)]
 pub(super) struct Handover {
     socket: tokio::net::UnixListener,

@@ -15,9 +15,9 @@ const DEFAULT_PORTS: [u16; 3] = [8301, 8302, 8303];
 const DATA_FILES: [&str; 6] = ["kek", "store.redb", "node", "join-token", "lock", "context.toml"];
 /// Programs whose listeners are closed to agents, except for the proxy's.
 const PROGRAMS: [&str; 3] = ["seks", "seks-control-plane", "seks-data-plane"];
-/// The directories and files of SEKS: this user's, those of every registered `seks dev`, those that are remembered,
-/// `.seks-data` in this folder and in those above, and those around the context files. Missing directories of the user are created, because a command could
-/// create them.
+/// The directories and files of SEKS: this user's, those of every registered `seks dev`, those that
+/// are remembered, `.seks-data` in this folder and in those above, and those around the context
+/// files. Missing directories of the user are created, because a command could create them.
 pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
     let own = user::all_dirs();
     for dir in &own {
@@ -48,15 +48,17 @@ pub(super) fn files(context_files: &[PathBuf]) -> BTreeSet<PathBuf> {
     found
 }
 
-/// The ports of SEKS's own listeners without those of the proxy: registered ones, those of this user's processes as far as
-/// they can be seen, the defaults, and those of the control planes in the context.
+/// The ports of SEKS's own listeners without those of the proxy: registered ones, those of this
+/// user's processes as far as they can be seen, the defaults, and those of the control planes in
+/// the context.
 pub(super) fn closed_ports(endpoints: &[(String, u16)], proxies: &[u16]) -> Vec<u16> {
     let mut ports: BTreeSet<u16> = DEFAULT_PORTS.into();
     let registered = user::state_dir().map(|state| registration::running(&state)).unwrap_or_default();
     ports.extend(registered.into_iter().flat_map(|running| running.closed_ports));
     ports.extend(listening());
     for (host, port) in endpoints {
-        // Rules on ports know no hosts. A control plane elsewhere on the web's own ports is left to its client certificates.
+        // Rules on ports know no hosts. A control plane elsewhere on the web's own ports is left to
+        // its client certificates.
         let here = matches!(host.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]");
         if here || !matches!(port, 80 | 443) {
             ports.insert(*port);
@@ -66,8 +68,8 @@ pub(super) fn closed_ports(endpoints: &[(String, u16)], proxies: &[u16]) -> Vec<
     ports.into_iter().collect()
 }
 
-/// The TCP ports on which this user's SEKS processes listen. Hardened ones show nothing to their own user, only to root:
-/// those are registered, or use the default ports.
+/// The TCP ports on which this user's SEKS processes listen. Hardened ones show nothing to their
+/// own user, only to root: those are registered, or use the default ports.
 fn listening() -> Vec<u16> {
     let own = std::process::id().to_string();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());

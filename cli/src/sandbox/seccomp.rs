@@ -67,8 +67,8 @@ const TIOCLINUX: u64 = 0x541c;
 /// `linux/socket.h`: connects without `connect`, which Landlock's port rules do not cover
 /// (github.com/landlock-lsm/linux/issues/41).
 const MSG_FASTOPEN: u64 = 0x2000_0000;
-/// The highest protocol number of IP itself. Above are those of Linux: SMC (256) and MPTCP (262) reach TCP listeners past
-/// Landlock's rules on ports (github.com/landlock-lsm/linux/issues/54).
+/// The highest protocol number of IP itself. Above are those of Linux: SMC (256) and MPTCP (262)
+/// reach TCP listeners past Landlock's rules on ports (github.com/landlock-lsm/linux/issues/54).
 const LAST_IP_PROTOCOL: u64 = 255;
 
 /// Applies the filters to this thread permanently.
@@ -96,7 +96,8 @@ fn refused() -> io::Result<Rules> {
     for number in [libc::SYS_unshare, libc::SYS_clone] {
         add(number, vec![word(0, Op::MaskedEq(user_namespace), user_namespace)?])?;
     }
-    // Input for the terminal's other readers: the user's shell, after the command has ended. The kernel reads 32 bits.
+    // Input for the terminal's other readers: the user's shell, after the command has ended. The
+    // kernel reads 32 bits.
     for request in [TIOCSTI, TIOCLINUX] {
         add(libc::SYS_ioctl, vec![word(1, Op::Eq, request)?])?;
     }

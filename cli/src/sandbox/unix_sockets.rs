@@ -2,8 +2,8 @@
 //!
 //! The kernel's list has the name that a socket was bound with. The file may have another path: the
 //! name may be relative to the program's directory, and OpenSSH's `ControlMaster` and others rename
-//! or link the file after the bind. So every socket file in the directories of those names is taken,
-//! and every one in the directories that programs use for sockets.
+//! or link the file after the bind. So every socket file in the directories of those names is
+//! taken, and every one in the directories that programs use for sockets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,8 +36,8 @@ const DEPTH: usize = 3;
 /// Most entries that are read in one search. `/tmp` of a build machine can have millions.
 const MAX_ENTRIES: usize = 50_000;
 
-/// The session bus, terminal multiplexers, container engines, editors, SSH connections. In the strict form it is every
-/// socket.
+/// The session bus, terminal multiplexers, container engines, editors, SSH connections. In the
+/// strict form it is every socket.
 pub(super) fn reachable(strict: bool) -> BTreeSet<PathBuf> {
     let agent = std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
     let root = rustix::process::geteuid().is_root();
@@ -62,8 +62,8 @@ pub(super) fn reachable(strict: bool) -> BTreeSet<PathBuf> {
     found
 }
 
-/// The paths of the kernel's list. A relative name is resolved in the working directory of each process that has the socket
-/// open, as far as this user may see that.
+/// The paths of the kernel's list. A relative name is resolved in the working directory of each
+/// process that has the socket open, as far as this user may see that.
 fn named(table: &str) -> BTreeSet<PathBuf> {
     let (mut found, mut relative) = (BTreeSet::new(), BTreeMap::<&str, &str>::new());
     for (inode, name) in table.lines().filter_map(entry) {

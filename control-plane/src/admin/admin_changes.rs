@@ -27,7 +27,8 @@ use crate::{
 /// Changes on a page: the default, and the maximum.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
-/// Clocks of replicas may differ by this much. A chain is in the order of its transactions, not of its times.
+/// Clocks of replicas may differ by this much. A chain is in the order of its transactions, not of
+/// its times.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 /// Refused calls of one operator that are recorded. Each is a revision of the store.
 const REFUSALS: Rate = Rate { per_second: 0.1, burst: 10.0 };
@@ -52,7 +53,8 @@ pub(super) async fn record_refusal(admin: &Admin, call: &Call, problem: &Problem
     }
 }
 
-/// The tenant's chain when the operator has a role there, so that the tenant's owners see it; otherwise the fleet's.
+/// The tenant's chain when the operator has a role there, so that the tenant's owners see it;
+/// otherwise the fleet's.
 async fn refusal_chain(admin: &Admin, call: &Call, actor: &Actor) -> AdminChainName {
     let (Scope::Tenant, _) = call.method().rule() else { return AdminChainName::Fleet };
     let (Ok(tenant), Ok(operator)) = (TenantName::try_from(actor.tenant.as_str()), actor.operator.parse()) else {
@@ -69,7 +71,8 @@ async fn refusal_chain(admin: &Admin, call: &Call, actor: &Actor) -> AdminChainN
     }
 }
 
-/// One tenant's changes, since it was created. Those of a deleted tenant of the same name are not shown.
+/// One tenant's changes, since it was created. Those of a deleted tenant of the same name are not
+/// shown.
 pub(super) async fn list(admin: &Admin, _: &Caller, message: AdminChangesRequest) -> Answer<AdminChangesResponse> {
     let tenant: TenantName = name("tenant", &message.tenant)?;
     admin.registry().tenant(&tenant).await?;
@@ -195,7 +198,8 @@ pub(super) async fn verify_chains(admin: &Admin, findings: &mut Vec<AuditFinding
     Ok(changes)
 }
 
-/// A chain up to its end as it was read, the oldest change first. What was written since belongs to the next verification.
+/// A chain up to its end as it was read, the oldest change first. What was written since belongs to
+/// the next verification.
 async fn links(admin: &Admin, chain: &AdminChainName, head: &AdminHead) -> Result<Vec<Link>, RegistryError> {
     let mut links = Vec::new();
     let each = |encoded: bytes::Bytes, _| {

@@ -104,7 +104,8 @@ impl Drop for Call {
     }
 }
 
-/// Records, in the span of the call that is being handled, that a credential was bound to another destination.
+/// Records, in the span of the call that is being handled, that a credential was bound to another
+/// destination.
 pub(super) fn rebound(rebound: &Rebound) {
     let span = Span::current();
     span.record("seks.origin.before", rebound.from.as_str());

@@ -1,4 +1,5 @@
-//! `seks audit export` and `seks audit key`: the trail in files that are verified without the control plane.
+//! `seks audit export` and `seks audit key`: the trail in files that are verified without the
+//! control plane.
 
 use std::{io, ops::Range};
 
@@ -90,7 +91,8 @@ async fn open(
     Ok(Stream::new(answer))
 }
 
-/// Of a tenant its chain, otherwise all. A tenant's chain may begin before the tenant: an owner of the fleet exports that.
+/// Of a tenant its chain, otherwise all. A tenant's chain may begin before the tenant: an owner of
+/// the fleet exports that.
 async fn changes(admin: &Admin, tenant: Option<&TenantName>) -> Answer<Vec<Changes>> {
     let mut all = Vec::new();
     let Some(tenant) = tenant else {

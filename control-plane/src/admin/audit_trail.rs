@@ -23,7 +23,8 @@ const MICROS: u64 = 1_000_000;
 
 /// One tenant's records.
 ///
-/// A deleted tenant's name can be used again. Its earlier records are shown only to those who may see every tenant.
+/// A deleted tenant's name can be used again. Its earlier records are shown only to those who may
+/// see every tenant.
 pub(super) async fn search(
     admin: &Admin,
     caller: &Caller,
@@ -34,7 +35,8 @@ pub(super) async fn search(
     find(admin, message, Some(scope)).await
 }
 
-/// From when on a caller sees a tenant's records, in Unix microseconds: since the tenant was created, or always.
+/// From when on a caller sees a tenant's records, in Unix microseconds: since the tenant was
+/// created, or always.
 ///
 /// # Errors
 /// Not found.

@@ -30,7 +30,8 @@ pub struct RecordView {
     pub source: Option<String>,
     pub service: Option<String>,
     pub method: String,
-    /// The route by which the request came: `/api/{service}` in path mode, `/{path}` where all of the path is the service's.
+    /// The route by which the request came: `/api/{service}` in path mode, `/{path}` where all of
+    /// the path is the service's.
     pub route: Option<String>,
     pub path: String,
     pub path_cut: bool,

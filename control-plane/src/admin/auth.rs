@@ -1,9 +1,10 @@
 //! Who calls, and whether it may: the one place that decides.
 //!
-//! An operator is the `spiffe://seks/operator/NAME` of its certificate and a record of that name; its roles are read from
-//! the record for every call, so that taking one away works at once. A role holds in a tenant, or with `*` in all of them and
-//! for the fleet. A tenant in which an operator has no role doesn't exist for it: the answer is the one for a missing tenant,
-//! byte for byte, and given before anything of that tenant is read.
+//! An operator is the `spiffe://seks/operator/NAME` of its certificate and a record of that name;
+//! its roles are read from the record for every call, so that taking one away works at once. A role
+//! holds in a tenant, or with `*` in all of them and for the fleet. A tenant in which an operator
+//! has no role doesn't exist for it: the answer is the one for a missing tenant, byte for byte, and
+//! given before anything of that tenant is read.
 
 use seks_proto::wire::{Operator, Role};
 use seks_types::id::TenantName;
@@ -12,8 +13,9 @@ use tonic::Extensions;
 use super::{Admin, problem::Problem};
 use crate::{authority::Identity, registry::EVERYWHERE};
 
-/// Records of a version before don't name an enrolment. With those a certificate that was signed this much before the record was made
-/// may still be the one that came with it: clocks of two replicas differ. An older one belongs to a deleted operator of the same name.
+/// Records of a version before don't name an enrolment. With those a certificate that was signed
+/// this much before the record was made may still be the one that came with it: clocks of two
+/// replicas differ. An older one belongs to a deleted operator of the same name.
 const CLOCK_SKEW_SECONDS: i64 = 60;
 
 /// An operator whose certificate and record agree.
@@ -157,7 +159,8 @@ rules! {
     RevokeNode: Fleet Owner;
 }
 
-/// The name in a request's certificate, whether or not there is such an operator. `""`: it is no operator's.
+/// The name in a request's certificate, whether or not there is such an operator. `""`: it is no
+/// operator's.
 pub(super) fn operator_of(admin: &Admin, extensions: &Extensions) -> String {
     match admin.authority().identities().of(extensions).map(|peer| peer.identity) {
         Some(Identity::Operator(name)) => name.to_string(),
@@ -189,7 +192,8 @@ pub(super) async fn identify(admin: &Admin, extensions: &Extensions) -> Result<C
 /// Decides whether `caller` may use `method` on the tenant that its message names.
 ///
 /// # Errors
-/// Permission denied; not found for a tenant that the caller can't see; an invalid argument for what can't be a tenant.
+/// Permission denied; not found for a tenant that the caller can't see; an invalid argument for
+/// what can't be a tenant.
 pub(super) fn authorize(caller: &Caller, method: Method, tenant: &str) -> Result<(), Problem> {
     let (scope, needed) = method.rule();
     let has = match scope {

@@ -1,11 +1,12 @@
 //! Message size limits of each method, and precise status codes, before a message is decoded.
 //!
-//! A message of 4 MiB can decode to twenty times that when it is all empty list elements, so only the methods whose fields
-//! can be that long take such a message. tonic answers an over-long message with OUT_OF_RANGE and one that doesn't decode with
-//! INTERNAL; callers are told RESOURCE_EXHAUSTED and INVALID_ARGUMENT.
+//! A message of 4 MiB can decode to twenty times that when it is all empty list elements, so only
+//! the methods whose fields can be that long take such a message. tonic answers an over-long
+//! message with OUT_OF_RANGE and one that doesn't decode with INTERNAL; callers are told
+//! RESOURCE_EXHAUSTED and INVALID_ARGUMENT.
 //!
-//! One operator may send only a few long messages at a time, because a message is buffered before it
-//! is authorized.
+//! One operator may send only a few long messages at a time, because a message is buffered before
+//! it is authorized.
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,8 @@ use crate::{
     registry::limits,
 };
 
-/// Policies and credentials are long texts; a service may carry certificates; all else is names within [`limits`].
+/// Policies and credentials are long texts; a service may carry certificates; all else is names
+/// within [`limits`].
 fn limit(path: &str) -> usize {
     match path.rsplit('/').next().unwrap_or_default() {
         "ApplyPolicies" | "ApplyTenant" | "CheckPolicies" | "PlanTenant" | "PutCredential" | "SimulateTrail" => {

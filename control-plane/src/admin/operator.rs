@@ -1,7 +1,8 @@
 //! Operators.
 //!
-//! An owner of the fleet looks after every operator, an owner of a tenant after those that have roles in its tenants and nowhere
-//! else. Nobody gives a role that it could not use itself, and nobody gets a certificate of an operator with more rights.
+//! An owner of the fleet looks after every operator, an owner of a tenant after those that have
+//! roles in its tenants and nowhere else. Nobody gives a role that it could not use itself, and
+//! nobody gets a certificate of an operator with more rights.
 
 use std::time::Duration;
 

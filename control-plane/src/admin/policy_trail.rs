@@ -29,7 +29,8 @@ use super::{
 };
 use crate::registry::{RegistryError, check_policies, check_policy_length};
 
-/// Requests that differ in agent, service, method, path or source network. Further ones are left out, and the answer says so.
+/// Requests that differ in agent, service, method, path or source network. Further ones are left
+/// out, and the answer says so.
 const MAX_REQUESTS: usize = 20_000;
 /// How long the trail is read.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -204,7 +205,8 @@ fn decide(policies: &Policies, records: &Records, seen: &Seen) -> Verdict {
     Verdict::Decided(decision.allowed, decision.policy_ids.iter().map(ToString::to_string).collect())
 }
 
-/// Requests by agent, service, method, path and new decision, with their number and the policies that decide.
+/// Requests by agent, service, method, path and new decision, with their number and the policies
+/// that decide.
 type Differences = BTreeMap<(String, String, String, String, bool), (u64, Vec<String>)>;
 
 /// What would be decided otherwise with these policies.
@@ -262,7 +264,8 @@ pub(super) async fn simulate(
     Ok(answer)
 }
 
-/// The policies as they would be: those of the file, and the tenant's others unless the file stands alone.
+/// The policies as they would be: those of the file, and the tenant's others unless the file stands
+/// alone.
 async fn candidate(
     admin: &Admin,
     caller: &Caller,

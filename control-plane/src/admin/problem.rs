@@ -27,9 +27,11 @@ use crate::{
     store::StoreError,
 };
 
-/// Most bytes of a message, counted as the trailer has them: gRPC escapes each byte that isn't printable ASCII as three.
+/// Most bytes of a message, counted as the trailer has them: gRPC escapes each byte that isn't
+/// printable ASCII as three.
 const MESSAGE_BYTES: usize = 1024;
-/// Most bytes of one of the details' texts, and how many texts there are at most. With base64 all details are below 5 KiB.
+/// Most bytes of one of the details' texts, and how many texts there are at most. With base64 all
+/// details are below 5 KiB.
 const DETAIL_BYTES: usize = 256;
 const DETAILS: usize = 8;
 /// Errors of a file that a message names.
@@ -281,7 +283,8 @@ impl Problem {
 mod tests {
     use super::*;
 
-    /// What a status takes of the trailers, with their names and HPACK's 32 bytes each (RFC 7541, 4.1).
+    /// What a status takes of the trailers, with their names and HPACK's 32 bytes each (RFC 7541,
+    /// 4.1).
     fn trailer_bytes(status: &Status) -> usize {
         let mut trailers = http::HeaderMap::new();
         status.add_header(&mut trailers).unwrap();

@@ -68,8 +68,8 @@ async fn put(admin: &Admin, caller: &Caller, service: Service, wait: Option<Wait
     Ok(ServiceResponse { service: Some(service), enforcement: admin.enforced(revision, wait).await, unbound })
 }
 
-/// A new service may not have a name that the node or a tool in front of it gives a meaning of its own. Services that had one before
-/// keep it.
+/// A new service may not have a name that the node or a tool in front of it gives a meaning of its
+/// own. Services that had one before keep it.
 pub(super) async fn check_name(admin: &Admin, service: &Service) -> Result<(), Problem> {
     if !is_reserved_name(&service.name) {
         return Ok(());

@@ -123,7 +123,8 @@ impl Simulation {
     }
 }
 
-/// The body's facts. `None`: there is no body, or it cannot be inspected. Headers of an MCP request are taken to equal the body.
+/// The body's facts. `None`: there is no body, or it cannot be inspected. Headers of an MCP request
+/// are taken to equal the body.
 fn facts(
     message: &SimulateRequest,
     definition: &Service,

@@ -1,5 +1,5 @@
-//! Warnings about policies that name agents, groups and services which do not exist: often a typing error, and always a policy
-//! that never applies.
+//! Warnings about policies that name agents, groups and services which do not exist: often a typing
+//! error, and always a policy that never applies.
 
 use std::collections::{BTreeMap, BTreeSet};
 

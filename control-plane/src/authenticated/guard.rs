@@ -21,10 +21,11 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::store::{Key, Reason, Revision, StoreError};
 
-/// How many revisions a writer may be behind when it commits: the same history that a replica replays when it starts.
+/// How many revisions a writer may be behind when it commits: the same history that a replica
+/// replays when it starts.
 pub(super) const WINDOW: Revision = 10_000;
-/// Where the history before a record is not known, its base may be this much older than what was last seen of the store: commits that
-/// were under way at that moment.
+/// Where the history before a record is not known, its base may be this much older than what was
+/// last seen of the store: commits that were under way at that moment.
 const UNDER_WAY: Revision = 256;
 /// How long a read waits for the guard to have seen what was read.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,7 +38,8 @@ pub(super) struct Guard {
 
 #[derive(Default)]
 struct State {
-    /// The last revision that wrote or deleted a key, of the keys that were in the last [`WINDOW`] revisions.
+    /// The last revision that wrote or deleted a key, of the keys that were in the last [`WINDOW`]
+    /// revisions.
     modified: HashMap<Key, Revision>,
     /// The same writes in order, the oldest first. A key that was written several times has several
     /// entries.

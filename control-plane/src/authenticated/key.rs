@@ -28,7 +28,8 @@ impl RecordKey {
         &self.0
     }
 
-    /// `complete u8, since u64 BE, key`, sealed. `complete`: the revision since which every record has a frame; `None`: some may have none.
+    /// `complete u8, since u64 BE, key`, sealed. `complete`: the revision since which every record
+    /// has a frame; `None`: some may have none.
     pub(super) async fn seal(
         &self,
         sealer: &Sealer,

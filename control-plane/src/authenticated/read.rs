@@ -19,8 +19,8 @@ const LESS: [Revision; 4] = [1, 4, 16, 64];
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 
 impl Inner {
-    /// Looks at every record: as they were [`WINDOW`] revisions ago where that is kept, and at what happened since then. Returns how far that
-    /// led.
+    /// Looks at every record: as they were [`WINDOW`] revisions ago where that is kept, and at what
+    /// happened since then. Returns how far that led.
     pub(super) async fn begin(&self) -> Result<Revision, StoreError> {
         let head = self.store.revision().await?;
         self.known.fetch_max(head, Relaxed);
@@ -125,7 +125,8 @@ impl Inner {
         }
     }
 
-    /// The base of a record whose tag is right. One without a frame passes until the store is upgraded.
+    /// The base of a record whose tag is right. One without a frame passes until the store is
+    /// upgraded.
     fn check(&self, key: &Key, value: &[u8], modified: Revision) -> Checked {
         if !is_framed(value) && !self.complete.load(Relaxed) {
             return Ok(modified.saturating_sub(1));

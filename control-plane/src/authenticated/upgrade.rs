@@ -1,4 +1,5 @@
-//! A store of an earlier version: its records are framed one batch after the other, and then none without a frame counts any more.
+//! A store of an earlier version: its records are framed one batch after the other, and then none
+//! without a frame counts any more.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -30,7 +31,8 @@ impl Inner {
         Ok(framed)
     }
 
-    /// All of a batch; nothing when one of its records has changed meanwhile: the next pass sees what is left.
+    /// All of a batch; nothing when one of its records has changed meanwhile: the next pass sees
+    /// what is left.
     async fn frame_batch(&self, batch: &[Record]) -> Result<usize, StoreError> {
         let base = self.base().await?;
         let checks: Vec<(Key, Revision)> = batch.iter().map(|record| (record.key.clone(), record.modified)).collect();

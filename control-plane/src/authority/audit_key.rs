@@ -1,5 +1,5 @@
-//! The audit keys: what nodes seal their records to, and what exports are signed with. Each is made once for a store and kept in it as an
-//! envelope; the first replica wins.
+//! The audit keys: what nodes seal their records to, and what exports are signed with. Each is made
+//! once for a store and kept in it as an envelope; the first replica wins.
 
 use seks_audit::{seal::AuditKeyPair, signing::SigningKey};
 use seks_types::secret::Secret;

@@ -14,7 +14,8 @@ pub struct AuthorityConfig {
     pub cert_file: PathBuf,
     /// Its key. Must not be readable by others.
     pub key_file: PathBuf,
-    /// CAs whose certificates count as well: while one CA takes over from another, both. Default: none.
+    /// CAs whose certificates count as well: while one CA takes over from another, both. Default:
+    /// none.
     pub trusted_file: PathBuf,
     /// A mesh whose certificates nodes may show instead of ours. Default: none.
     pub mesh: MeshConfig,

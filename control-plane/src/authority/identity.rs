@@ -1,4 +1,5 @@
-//! Who a peer is: the one `spiffe://TRUST_DOMAIN/…` URI in its certificate. A common name is no identity.
+//! Who a peer is: the one `spiffe://TRUST_DOMAIN/…` URI in its certificate. A common name is no
+//! identity.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +17,8 @@ use crate::clock::unix_now;
 
 /// The DNS name in every listener's certificate.
 pub const SERVER_NAME: &str = "seks-control-plane";
-/// Where a node's certificate has the id of its enrolment: the subject's serialNumber, id-at 5 (X.520, 6.2.9).
+/// Where a node's certificate has the id of its enrolment: the subject's serialNumber, id-at 5
+/// (X.520, 6.2.9).
 pub(super) const ENROLMENT: &[u64] = &[2, 5, 4, 5];
 /// A certificate begins this long before it is signed, for clocks that are behind.
 pub(super) const BACKDATE: Duration = Duration::from_secs(60);
@@ -183,7 +185,8 @@ pub fn claimed_trust_domain(certificate: &CertificateDer<'_>) -> Option<String> 
     Some(split(only_uri(&parsed)?)?.0.to_owned())
 }
 
-/// Trust domain and path of a SPIFFE ID (SPIFFE-ID 2): neither is empty, and no segment is, or is `.` or `..`.
+/// Trust domain and path of a SPIFFE ID (SPIFFE-ID 2): neither is empty, and no segment is, or is
+/// `.` or `..`.
 fn split(id: &str) -> Option<(&str, &str)> {
     let (trust_domain, path) = id.strip_prefix("spiffe://").filter(|_| id.len() <= MAX_ID_BYTES)?.split_once('/')?;
     let plain = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));

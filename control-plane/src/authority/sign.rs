@@ -28,7 +28,8 @@ const DAY: u64 = 24 * 3600;
 /// Longest request that is looked at, in bytes: an RSA-4096 request has about 1.7 kB.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
-/// A certificate signing request that is signed by the key that it is for. All that is taken from it is that key.
+/// A certificate signing request that is signed by the key that it is for. All that is taken from
+/// it is that key.
 pub struct Request(PublicKey);
 
 impl Request {
@@ -83,8 +84,9 @@ impl Authority {
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }
 
-    /// A client certificate for a node, good for [`NODE_TTL`], as PEM. It says who the node is, and of which enrolment; where
-    /// it is and what it may hold is in its record, so that neither outlives it.
+    /// A client certificate for a node, good for [`NODE_TTL`], as PEM. It says who the node is, and
+    /// of which enrolment; where it is and what it may hold is in its record, so that neither
+    /// outlives it.
     ///
     /// # Errors
     /// [`AuthorityError::Sign`].
@@ -95,8 +97,9 @@ impl Authority {
         Ok(pem(params.signed_by(&request.0, &self.issuer)?.der()))
     }
 
-    /// A server certificate for a listener that is reached by `names` (DNS names and addresses). It is also good for
-    /// `seks-control-plane`, by which a client can check that it has reached a control plane of this CA, wherever that is.
+    /// A server certificate for a listener that is reached by `names` (DNS names and addresses). It
+    /// is also good for `seks-control-plane`, by which a client can check that it has reached a
+    /// control plane of this CA, wherever that is.
     ///
     /// # Errors
     /// [`AuthorityError::Sign`] for a name that can't be in a certificate.

@@ -25,7 +25,8 @@ use x509_parser::{
 
 /// Clocks of clients may be slow.
 const BACKDATE: Duration = Duration::from_secs(3600);
-/// A host name that never exists (RFC 6761, 6.4): permits none, where a list of permitted names may not be empty.
+/// A host name that never exists (RFC 6761, 6.4): permits none, where a list of permitted names may
+/// not be empty.
 const NO_NAME: &str = "invalid";
 
 /// Why there is no certificate. Says nothing of a key.
@@ -42,7 +43,8 @@ pub(crate) enum TenantCaError {
     Sign(#[from] rcgen::Error),
 }
 
-/// Whether `pem` is for exactly `hosts`, of the same CA as `original`, and has more than a third of its life left.
+/// Whether `pem` is for exactly `hosts`, of the same CA as `original`, and has more than a third of
+/// its life left.
 pub(crate) fn is_current(pem: &str, original: &str, hosts: &BTreeSet<String>, now: SystemTime) -> bool {
     let (Some(der), Some(original)) = (der_of(pem), der_of(original)) else { return false };
     let (Ok((_, have)), Ok((_, original))) = (X509Certificate::from_der(&der), X509Certificate::from_der(&original))
@@ -91,7 +93,8 @@ pub(crate) fn make(
     if same { Ok(made.pem()) } else { Err(TenantCaError::Subject) }
 }
 
-/// Only these: a name (with the names below it, which the standard doesn't let one leave out), or an address.
+/// Only these: a name (with the names below it, which the standard doesn't let one leave out), or
+/// an address.
 fn constraints(hosts: &BTreeSet<String>) -> NameConstraints {
     let (mut names, mut addresses) = (Vec::new(), Vec::new());
     for host in hosts {
@@ -162,7 +165,8 @@ mod tests {
         (ca.der().to_vec(), ca.pem(), der)
     }
 
-    /// Whether a client that trusts `pem` takes a certificate for `host` that a node has signed with the original.
+    /// Whether a client that trusts `pem` takes a certificate for `host` that a node has signed
+    /// with the original.
     fn takes(pem: &str, original: &[u8], key: &[u8], host: &str) -> bool {
         let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).unwrap();
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(original), key).unwrap();

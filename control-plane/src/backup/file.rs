@@ -154,7 +154,8 @@ impl Write for Hashing {
     }
 }
 
-/// Reads a backup, and refuses it unless all of it is as it was written by a holder of the key-encryption key.
+/// Reads a backup, and refuses it unless all of it is as it was written by a holder of the
+/// key-encryption key.
 pub(super) async fn read(from: &Path, sealer: &Sealer) -> Result<Backup, BackupError> {
     let path = || from.display().to_string();
     let unfit = |reason| BackupError::Unfit { path: path(), reason };

@@ -1,4 +1,5 @@
-//! The changes of the nodes' table. They are encoded once and shared by all streams; only credentials are sealed to each stream.
+//! The changes of the nodes' table. They are encoded once and shared by all streams; only
+//! credentials are sealed to each stream.
 
 use std::sync::Arc;
 
@@ -22,9 +23,11 @@ pub(crate) struct CredentialChange {
     pub(crate) service: String,
     pub(crate) version: u32,
     pub(crate) minted: bool,
-    /// The destination that the envelope is bound to; `None`: it was stored before credentials were bound.
+    /// The destination that the envelope is bound to; `None`: it was stored before credentials were
+    /// bound.
     pub(crate) bound_to: Option<Destination>,
-    /// The destination of its service. `None`: there is no such service, or its definition is not acceptable.
+    /// The destination of its service. `None`: there is no such service, or its definition is not
+    /// acceptable.
     pub(crate) service_at: Option<Destination>,
     /// The pools whose nodes may have it; none: all of the tenant's.
     pub(crate) pools: Arc<[String]>,
@@ -59,7 +62,8 @@ impl TableChange {
         Self::plain(tenant, removal(what), true)
     }
 
-    /// A token, for the nodes that can enforce what it requires. The others are told that there is no such token.
+    /// A token, for the nodes that can enforce what it requires. The others are told that there is
+    /// no such token.
     pub(crate) fn token(tenant: &TenantName, change: Bytes, requires: Requires, revoked: RevokedToken) -> Self {
         let withheld = removal(What::Token(revoked));
         Self { tenant: tenant.clone(), payload: Payload::Requiring { change, requires, withheld } }
@@ -128,7 +132,8 @@ impl CredentialChange {
         if self.is_unbound() {
             return if checks_binding { self.change(self.bound_to, Vec::new()) } else { self.withheld() };
         }
-        // One that was stored before credentials were bound is for where its service sends it, until it is bound.
+        // One that was stored before credentials were bound is for where its service sends it,
+        // until it is bound.
         let destination = self.bound_to.or(self.service_at).filter(|_| checks_binding);
         let aad = bound_credential_aad(epoch, tenant.as_str(), name.as_str(), *version, destination.as_ref());
         let id = RecordId::credential(stored, tenant, name, *version).bound_to(self.bound_to);
@@ -166,7 +171,8 @@ impl CredentialChange {
         removal(What::Credential(wire::Name { tenant: self.tenant.to_string(), name: self.name.to_string() }))
     }
 
-    /// At least the size of [`seal_to`](Self::seal_to)'s result: an envelope is longer than what it is sealed again as.
+    /// At least the size of [`seal_to`](Self::seal_to)'s result: an envelope is longer than what it
+    /// is sealed again as.
     pub(crate) fn size_bound(&self) -> usize {
         self.tenant.as_str().len()
             + self.name.as_str().len()

@@ -23,7 +23,8 @@ pub(crate) struct Checksum {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Audience {
     pub(crate) pools: Pools,
-    /// It is bound to another destination than its service has: only nodes that check bindings are told of it.
+    /// It is bound to another destination than its service has: only nodes that check bindings are
+    /// told of it.
     pub(crate) unbound: bool,
 }
 

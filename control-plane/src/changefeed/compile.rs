@@ -1,8 +1,9 @@
 //! Store records in, table changes out: what the nodes must know, kept as it will be sent.
 //!
-//! The materialised table is normalised as the store is: a change to an agent is one record, however many tokens it has. Each
-//! record is kept encoded, so that a snapshot is a concatenation and a delta is encoded once for all streams. Credentials are
-//! kept as the store's envelopes: they are opened for one stream, and sealed to it, at the moment of sending.
+//! The materialised table is normalised as the store is: a change to an agent is one record,
+//! however many tokens it has. Each record is kept encoded, so that a snapshot is a concatenation
+//! and a delta is encoded once for all streams. Credentials are kept as the store's envelopes: they
+//! are opened for one stream, and sealed to it, at the moment of sending.
 
 mod encode;
 mod tenant;
@@ -64,8 +65,8 @@ struct ChangeSet {
 }
 
 impl MaterializedTable {
-    /// The table of a whole listing. What can't be read is left out, and logged: one damaged record must not take the fleet down.
-    /// `authenticated`: as the store says of itself.
+    /// The table of a whole listing. What can't be read is left out, and logged: one damaged record
+    /// must not take the fleet down. `authenticated`: as the store says of itself.
     pub(crate) fn load(records: Vec<Record>, authenticated: bool) -> Self {
         let mut all = Self { authenticated, ..Self::default() };
         for record in records {
@@ -145,8 +146,8 @@ impl MaterializedTable {
         change_set.changes
     }
 
-    /// Every record of the tenants that `wanted` picks, as a snapshot sends it: `plain` takes encoded changes, the rest is
-    /// returned.
+    /// Every record of the tenants that `wanted` picks, as a snapshot sends it: `plain` takes
+    /// encoded changes, the rest is returned.
     pub(crate) fn export(
         &self,
         wanted: impl Fn(&TenantName) -> bool,
@@ -160,7 +161,8 @@ impl MaterializedTable {
         credentials
     }
 
-    /// Takes in one record; tokens make their items here, because a removal needs what the record was.
+    /// Takes in one record; tokens make their items here, because a removal needs what the record
+    /// was.
     fn write(&mut self, write: Write, change_set: &mut ChangeSet) {
         let (key, value) = match write {
             Write::Put(key, value) => (key, Some(value)),
@@ -232,7 +234,8 @@ impl MaterializedTable {
         let put = new.is_some();
         let (old, reached) = tenant.set_token(id, new.as_ref());
         self.tokens = (self.tokens + usize::from(put)).saturating_sub(usize::from(old.is_some()));
-        // A credential goes to the nodes with the first token that reaches it, and leaves them with the last.
+        // A credential goes to the nodes with the first token that reaches it, and leaves them with
+        // the last.
         change_set.dirty.extend(reached.into_iter().map(|credential| DirtyKey::Credential(name.clone(), credential)));
         if let Some(old) = old
             && new.as_ref().is_none_or(|new| new.digest != old.digest)

@@ -1,6 +1,7 @@
 //! The change log: the recent changes in order, kept once for all streams.
 //!
-//! A stream's position is a revision, so a slow node costs no queue. A node that has fallen behind what is kept loads a snapshot.
+//! A stream's position is a revision, so a slow node costs no queue. A node that has fallen behind
+//! what is kept loads a snapshot.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -73,8 +74,9 @@ impl ChangeLog {
         self.head.subscribe()
     }
 
-    /// Wakes whenever there may be something to send. Most revisions have no entry, such as those of nodes' own records: a thousand
-    /// nodes that reconnect would otherwise wake each other a million times.
+    /// Wakes whenever there may be something to send. Most revisions have no entry, such as those
+    /// of nodes' own records: a thousand nodes that reconnect would otherwise wake each other a
+    /// million times.
     pub(crate) fn subscribe_entries(&self) -> watch::Receiver<()> {
         self.entries.subscribe()
     }
@@ -92,7 +94,8 @@ impl ChangeLog {
         self.append_acknowledged(revision, compiled, false);
     }
 
-    /// As [`append`](Self::append); what `must_be_acked` is sent to every node and acknowledged by it, even if its table stays as it was.
+    /// As [`append`](Self::append); what `must_be_acked` is sent to every node and acknowledged by
+    /// it, even if its table stays as it was.
     pub(crate) fn append_acknowledged(&self, revision: Revision, compiled: CompiledChanges, must_be_acked: bool) {
         let CompiledChanges { changes, checksum_deltas } = compiled;
         let must_be_acked = must_be_acked || !changes.is_empty() || !checksum_deltas.is_empty();
@@ -149,18 +152,21 @@ impl ChangeLog {
         ring.deltas.range(at..).take_while(fits).cloned().collect()
     }
 
-    /// The revision of the last entry up to `revision`: a node that has applied it has applied `revision`.
+    /// The revision of the last entry up to `revision`: a node that has applied it has applied
+    /// `revision`.
     pub(crate) fn effective(&self, revision: Revision) -> Revision {
         let ring = self.read();
         let at = ring.deltas.partition_point(|d| d.revision <= revision);
         match at.checked_sub(1).and_then(|last| ring.deltas.get(last)) {
             Some(delta) => delta.revision,
-            // Whatever it was, it isn't kept: the floor is the least that is known to suffice, if it isn't later.
+            // Whatever it was, it isn't kept: the floor is the least that is known to suffice, if
+            // it isn't later.
             None => ring.floor.min(revision),
         }
     }
 
-    /// How the checksum of the tenants that `wanted` picks has changed since `revision`; `None` when that is no longer kept.
+    /// How the checksum of the tenants that `wanted` picks has changed since `revision`; `None`
+    /// when that is no longer kept.
     pub(crate) fn checksum_delta_since(
         &self,
         revision: Revision,

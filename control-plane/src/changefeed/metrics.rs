@@ -5,7 +5,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, core::Collector}
 const PUSH_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
 pub(crate) struct Metrics {
-    /// `seks_control_push_seconds`: from this replica learning of a commit to a node's acknowledgement.
+    /// `seks_control_push_seconds`: from this replica learning of a commit to a node's
+    /// acknowledgement.
     pub(crate) push: Option<Histogram>,
     /// `seks_table_divergence_total`: tables that were not what they should be.
     divergence: Option<IntCounterVec>,

@@ -36,12 +36,14 @@ impl Recipient {
         self.checks_binding
     }
 
-    /// Whether it is sent credentials that are assigned to `pools`, of a tenant whose records it is sent.
+    /// Whether it is sent credentials that are assigned to `pools`, of a tenant whose records it is
+    /// sent.
     pub(crate) fn takes_pools(&self, pools: &[String]) -> bool {
         self.takes_credentials && self.scope.includes_pools(pools)
     }
 
-    /// Whether it can enforce a record that `requires` these features. One that it can't is withheld, and no other with it.
+    /// Whether it can enforce a record that `requires` these features. One that it can't is
+    /// withheld, and no other with it.
     pub(crate) fn can_enforce(&self, requires: &[String]) -> bool {
         requires.iter().all(|feature| self.features.contains(feature))
     }
@@ -52,8 +54,8 @@ impl Recipient {
     }
 }
 
-/// Whether a node can evaluate and inject whatever every version can ask for. These features are closed: what a later version adds
-/// is required by the records that need it.
+/// Whether a node can evaluate and inject whatever every version can ask for. These features are
+/// closed: what a later version adds is required by the records that need it.
 pub(crate) fn takes_credentials<'a>(known: impl IntoIterator<Item = &'a String>) -> bool {
     let known: BTreeSet<&str> = known.into_iter().map(String::as_str).collect();
     features::ALL.iter().all(|feature| known.contains(feature))

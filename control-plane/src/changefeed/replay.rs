@@ -1,9 +1,10 @@
 //! Fills the change log at the start of a replica, so that nodes can resume with deltas.
 //!
-//! A node resumes with deltas if the log reaches back to its revision. Otherwise it loads a snapshot, and a thousand nodes that load one
-//! at the same time are late with their leases. So a replica that starts lists the store as it was 10,000 revisions ago and replays the
-//! watch from there before it serves. If that history has been compacted, or the replay takes too long, the log starts at the present
-//! and nodes load snapshots.
+//! A node resumes with deltas if the log reaches back to its revision. Otherwise it loads a
+//! snapshot, and a thousand nodes that load one at the same time are late with their leases. So a
+//! replica that starts lists the store as it was 10,000 revisions ago and replays the watch from
+//! there before it serves. If that history has been compacted, or the replay takes too long, the
+//! log starts at the present and nodes load snapshots.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,8 +22,9 @@ use crate::{
     store::{Key, Record, Revision, Store, StoreError, WatchEvent, Write, key::prefix},
 };
 
-/// How far back the replay starts, in revisions: minutes of a busy fleet. A replay of 20,000, a token issued at each, took between
-/// one second and two and a half on a slow machine that was busy with other things.
+/// How far back the replay starts, in revisions: minutes of a busy fleet. A replay of 20,000, a
+/// token issued at each, took between one second and two and a half on a slow machine that was busy
+/// with other things.
 const HISTORY_REVISIONS: Revision = 10_000;
 /// Where that history isn't kept, the replay is tried with this part of it, in this order.
 const FALLBACK_DIVISORS: [Revision; 3] = [1, 8, 64];
@@ -76,7 +78,8 @@ async fn list_history(store: &dyn Store, head: Revision) -> Result<Option<(Vec<R
 /// A replay that has reached the revision `log.head()`.
 struct Replay<'a> {
     table: MaterializedTable,
-    /// The records of nodes and replicas, each in its latest form. Nothing else of their history is needed: no node was served here.
+    /// The records of nodes and replicas, each in its latest form. Nothing else of their history is
+    /// needed: no node was served here.
     fleet: BTreeMap<Key, Record>,
     /// See [`StoreListing::complete_since`].
     complete_since: Revision,
@@ -133,8 +136,9 @@ impl<'a> Replay<'a> {
         }
         let revokes = revokes_node(&changes);
         let compiled = self.table.apply(changes);
-        // A credential may have been re-wrapped since then, and the old KEK removed. Sent as it was, it would look deleted to nodes.
-        // Nodes from before this revision load a snapshot instead.
+        // A credential may have been re-wrapped since then, and the old KEK removed. Sent as it
+        // was, it would look deleted to nodes. Nodes from before this revision load a snapshot
+        // instead.
         let opens = compiled.changes.iter().all(|item| self.can_open(item));
         self.log.append_acknowledged(revision, compiled, revokes);
         if !opens {

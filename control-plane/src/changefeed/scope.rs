@@ -15,7 +15,8 @@ pub(crate) struct NodeScope {
 }
 
 impl NodeScope {
-    /// What a node's record names: no tenant is every tenant, no pool is no pool. A name that is none picks nothing.
+    /// What a node's record names: no tenant is every tenant, no pool is no pool. A name that is
+    /// none picks nothing.
     pub(crate) fn of_record(node: &wire::Node) -> Self {
         let tenants = || node.tenants.iter().filter_map(|t| TenantName::try_from(t.as_str()).ok()).collect();
         Self {
@@ -29,7 +30,8 @@ impl NodeScope {
         self.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
 
-    /// Whether a credential is sent that is assigned to `pools`, of a tenant whose records are. None: to every node.
+    /// Whether a credential is sent that is assigned to `pools`, of a tenant whose records are.
+    /// None: to every node.
     pub(crate) fn includes_pools(&self, pools: &[String]) -> bool {
         pools.is_empty() || pools.iter().any(|pool| self.pools.contains(pool.as_str()))
     }

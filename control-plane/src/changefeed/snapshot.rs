@@ -26,7 +26,8 @@ pub(crate) struct Snapshot {
     pub(crate) revision: Revision,
     /// What is the same for all nodes: encoded `Changes`.
     pub(crate) plain: Vec<Bytes>,
-    /// Where each chunk of credentials begins and ends: they are sealed for each stream, in these groups.
+    /// Where each chunk of credentials begins and ends: they are sealed for each stream, in these
+    /// groups.
     pub(crate) groups: Vec<Range<usize>>,
     pub(crate) credentials: Vec<CredentialChange>,
     /// Records in all.
@@ -54,7 +55,8 @@ impl Snapshot {
     }
 }
 
-/// Packs encoded changes into encoded `Changes` of at most [`CHUNK_BYTES`]; a change that is larger gets one of its own.
+/// Packs encoded changes into encoded `Changes` of at most [`CHUNK_BYTES`]; a change that is larger
+/// gets one of its own.
 #[derive(Default)]
 pub(crate) struct Packer {
     full: Vec<Bytes>,
@@ -98,7 +100,8 @@ fn group(credentials: &[CredentialChange]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The nodes that a snapshot is the same for: their scope and, where a record requires something of nodes, what they can do.
+/// The nodes that a snapshot is the same for: their scope and, where a record requires something of
+/// nodes, what they can do.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct SharedBy {
     scope: NodeScope,
@@ -108,7 +111,8 @@ struct SharedBy {
 /// The materialised table and the snapshots of it that are being sent, one for each scope.
 pub(crate) struct Snapshots {
     table: Mutex<(MaterializedTable, Revision)>,
-    /// Shared by the streams that are sending them; each is gone with the last of those. Held while one is made.
+    /// Shared by the streams that are sending them; each is gone with the last of those. Held while
+    /// one is made.
     latest: Mutex<HashMap<SharedBy, Weak<Snapshot>>>,
 }
 
@@ -153,7 +157,8 @@ impl Snapshots {
         snapshot
     }
 
-    /// What the records in `scope` added up to at `revision`; `None` when that isn't known any more.
+    /// What the records in `scope` added up to at `revision`; `None` when that isn't known any
+    /// more.
     pub(crate) fn checksum_at(&self, revision: Revision, scope: &NodeScope, log: &ChangeLog) -> Option<Checksum> {
         // The feed moves under this lock alone: both are of one moment.
         let mut table = lock(&self.table);
@@ -161,7 +166,8 @@ impl Snapshots {
         Some(table.0.checksum(|tenant| scope.includes_tenant(tenant)).minus(&since))
     }
 
-    /// The pools whose nodes are sent a credential; `None`: it doesn't exist, or no token reaches it.
+    /// The pools whose nodes are sent a credential; `None`: it doesn't exist, or no token reaches
+    /// it.
     pub(crate) fn assigned(&self, tenant: &TenantName, credential: &CredentialName) -> Option<Arc<[String]>> {
         lock(&self.table).0.assigned(tenant, credential)
     }

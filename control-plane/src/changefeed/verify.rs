@@ -1,7 +1,8 @@
 //! Compares this replica's table with the store.
 //!
-//! etcd has lost watch events before, deletes among them, and a lost delete is a lost revocation: replica and nodes would agree, and
-//! all be wrong. So every minute the store is listed, and its checksum compared with the table's at the same revision.
+//! etcd has lost watch events before, deletes among them, and a lost delete is a lost revocation:
+//! replica and nodes would agree, and all be wrong. So every minute the store is listed, and its
+//! checksum compared with the table's at the same revision.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +17,8 @@ use crate::{
     store::{Store, StoreError, key::prefix},
 };
 
-/// How long the watch may take to bring what was listed; where it takes longer, the barriers notice.
+/// How long the watch may take to bring what was listed; where it takes longer, the barriers
+/// notice.
 const WATCH_LIMIT: Duration = Duration::from_secs(10);
 /// Of a large store at most this part of the time goes into listing it.
 const SHARE: u32 = 50;

@@ -18,8 +18,8 @@ use crate::{
 /// Pause before a listing that failed is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Receives the records of nodes and replicas, before the log's head moves past them. A reader of a revision then knows the nodes and
-/// replicas of that revision.
+/// Receives the records of nodes and replicas, before the log's head moves past them. A reader of a
+/// revision then knows the nodes and replicas of that revision.
 pub(crate) trait FleetRecords: Send + Sync + 'static {
     /// The store says this of a node since `revision`; `None`: it has no record any more.
     fn node(&self, id: &NodeId, record: Option<wire::Node>, revision: Revision);
@@ -115,7 +115,8 @@ impl StoreWatcher {
         }
     }
 
-    /// Replaces the table by a listing. Every node gets a snapshot, because the changes in the gap are not known.
+    /// Replaces the table by a listing. Every node gets a snapshot, because the changes in the gap
+    /// are not known.
     async fn relist(&self) -> bool {
         tracing::warn!(
             "history was lost (the store has compacted it, or an event is missing); listing the store again"
@@ -142,8 +143,9 @@ pub(crate) struct StoreListing {
     /// Replicas that may grant them.
     pub(crate) replicas: ReplicaRecords,
     pub(crate) revision: Revision,
-    /// After this revision no record of a node that may hold a lease was deleted or given to another process. Each node that was
-    /// granted a lease since then is in `nodes`. `None`: the past is not known.
+    /// After this revision no record of a node that may hold a lease was deleted or given to
+    /// another process. Each node that was granted a lease since then is in `nodes`. `None`: the
+    /// past is not known.
     pub(crate) complete_since: Option<Revision>,
 }
 
@@ -180,7 +182,8 @@ fn decode_or_default<T: prost::Message + Default>(value: &bytes::Bytes, kind: &'
     })
 }
 
-/// Whether replacing the record `before` by `after` removes a process that may hold a lease from the store.
+/// Whether replacing the record `before` by `after` removes a process that may hold a lease from
+/// the store.
 pub(crate) fn drops_lease_holder(before: &Record, after: Option<&bytes::Bytes>) -> bool {
     if !matches!(before.key, Key::Node(_)) {
         return false;

@@ -1,12 +1,13 @@
-//! When a change is enforced: no node serves what it removed. Each node that may hold a lease has applied the change, or its lease has
-//! ended.
+//! When a change is enforced: no node serves what it removed. Each node that may hold a lease has
+//! applied the change, or its lease has ended.
 //!
-//! A replica knows this of the nodes that it owns. For all other nodes their replicas publish it, as a watermark at or past the change.
+//! A replica knows this of the nodes that it owns. For all other nodes their replicas publish it,
+//! as a watermark at or past the change.
 //!
-//! Why the bound holds: a lease that was granted without knowledge of the change counts from a barrier before the change's
-//! commit, so it has ended TTL after that on a perfect clock, and [`rules::with_skew`] of TTL on any clock
-//! that we trust. A grant after this replica learnt of the change names a revision at or after it, and no node takes it before
-//! it has applied that.
+//! Why the bound holds: a lease that was granted without knowledge of the change counts from a
+//! barrier before the change's commit, so it has ended TTL after that on a perfect clock, and
+//! [`rules::with_skew`] of TTL on any clock that we trust. A grant after this replica learnt of the
+//! change names a revision at or after it, and no node takes it before it has applied that.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -37,7 +38,8 @@ pub(crate) async fn wait_until_enforced(
     let mut changed = fleet.leases.subscribe();
     let mut state = None;
     while heard && Instant::now() < deadline {
-        // A node may come back in between the two, with nothing acknowledged yet: the answer is what counts.
+        // A node may come back in between the two, with nothing acknowledged yet: the answer is
+        // what counts.
         state = (!is_outstanding(log, fleet, revision))
             .then(|| enforcement_status(log, fleet, revision))
             .filter(|state| state.enforced);

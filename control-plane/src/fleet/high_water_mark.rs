@@ -1,4 +1,5 @@
-//! Keeps the highest revision seen in a file outside the store, so that a rollback of the store is noticed.
+//! Keeps the highest revision seen in a file outside the store, so that a rollback of the store is
+//! noticed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +25,8 @@ pub(crate) struct HighWaterMarkWriter {
 }
 
 impl HighWaterMarkWriter {
-    /// Writes with each barrier that has a new revision, until it is dropped. After a crash the last second may be missing.
+    /// Writes with each barrier that has a new revision, until it is dropped. After a crash the
+    /// last second may be missing.
     pub(crate) async fn write_forever(self: Arc<Self>) {
         let (mut barriers, mut written) = (self.barriers.subscribe(), 0);
         while barriers.changed().await.is_ok() {

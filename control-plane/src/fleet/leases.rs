@@ -1,8 +1,9 @@
 //! What each node has applied, until when it may hold a lease, and which replica owns that lease.
 //!
-//! A replica owns a node's lease from the revision that records it in the store. From then on its watermark covers every lease that the
-//! node may hold, those from other replicas included. The previous owner can forget the node when it sees that record. So a node that
-//! moves is always covered, and delays no enforcement.
+//! A replica owns a node's lease from the revision that records it in the store. From then on its
+//! watermark covers every lease that the node may hold, those from other replicas included. The
+//! previous owner can forget the node when it sees that record. So a node that moves is always
+//! covered, and delays no enforcement.
 
 mod node;
 
@@ -60,7 +61,8 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// The nodes that the store knows, each with the revision of its record. `longest`: the longest lease that any of them may hold.
+    /// The nodes that the store knows, each with the revision of its record. `longest`: the longest
+    /// lease that any of them may hold.
     pub(crate) fn new(records: Vec<(NodeId, wire::Node, Revision)>, longest: Duration) -> Self {
         let state = State { longest, ..State::default() };
         let fleet = Self { state: Mutex::new(state), changed: watch::Sender::new(0) };
@@ -129,7 +131,8 @@ impl Leases {
         records.into_iter().for_each(|(id, record, revision)| self.update_from_store(id, Some(record), revision));
     }
 
-    /// A stream of `id` begins: it speaks for the node from now on, and an older one no more. The token ends it in turn.
+    /// A stream of `id` begins: it speaks for the node from now on, and an older one no more. The
+    /// token ends it in turn.
     pub(crate) fn open_stream(&self, id: &NodeId, stream: u64, hello: &wire::Hello) -> CancellationToken {
         let token = CancellationToken::new();
         let mut state = self.lock();
@@ -232,7 +235,8 @@ impl Leases {
         Some(wire::Node { replica, lease_ttl_ms, instance: node.instance.clone(), ..node.record.clone() })
     }
 
-    /// `record`, from [`ownership_to_record`](Self::ownership_to_record), isn't known to have been written: should it have been, it is now at the latest.
+    /// `record`, from [`ownership_to_record`](Self::ownership_to_record), isn't known to have been
+    /// written: should it have been, it is now at the latest.
     pub(crate) fn ownership_unknown(&self, id: &NodeId, record: &wire::Node) {
         let mut state = self.lock();
         let lease = state.note_longest_lease();
@@ -244,7 +248,8 @@ impl Leases {
         self.notify();
     }
 
-    /// `record`, from [`ownership_to_record`](Self::ownership_to_record), is in the store since `revision`.
+    /// `record`, from [`ownership_to_record`](Self::ownership_to_record), is in the store since
+    /// `revision`.
     pub(crate) fn ownership_recorded(&self, id: &NodeId, record: &wire::Node, revision: Revision) {
         let mut state = self.lock();
         let lease = state.note_longest_lease();
@@ -287,15 +292,16 @@ impl Leases {
         .collect()
     }
 
-    /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has known since before that we
-    /// answer for the node.
+    /// Whether a lease of up to `ttl` that is rooted at `barrier` may be granted: the store has
+    /// known since before that we answer for the node.
     pub(crate) fn may_grant(&self, id: &NodeId, ttl: Duration, barrier: Revision) -> bool {
         self.lock().nodes.get(id).is_some_and(|node| {
             rules::may_grant(node.recorded, Duration::from_millis(node.record.lease_ttl_ms), ttl, barrier)
         })
     }
 
-    /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no longer its.
+    /// The node is about to be granted a lease that ends by `ends`. `false`: the stream is no
+    /// longer its.
     #[must_use]
     pub(crate) fn grant(&self, id: &NodeId, stream: u64, ends: BootInstant) -> bool {
         self.lock().note_lease_end(ends);
@@ -325,8 +331,8 @@ impl Leases {
             .collect()
     }
 
-    /// Whether there is a node that a change waits for, as [`statuses`](Self::statuses) would say. Asked with every burst of
-    /// acknowledgements: it ends at the first, and copies nothing.
+    /// Whether there is a node that a change waits for, as [`statuses`](Self::statuses) would say.
+    /// Asked with every burst of acknowledgements: it ends at the first, and copies nothing.
     pub(crate) fn is_outstanding(
         &self,
         effective: Revision,
@@ -338,8 +344,8 @@ impl Leases {
         statuses.any(|(_, _, standing)| standing == ApplyStatus::Outstanding)
     }
 
-    /// What can be promised of all nodes that we answer for, and is from now on. `settled`: no lease is left that is rooted
-    /// before what was committed up to there.
+    /// What can be promised of all nodes that we answer for, and is from now on. `settled`: no
+    /// lease is left that is rooted before what was committed up to there.
     pub(crate) fn watermark(
         &self,
         head: Revision,
@@ -402,7 +408,8 @@ impl Leases {
     pub(crate) fn next_expiry(&self) -> Option<BootInstant> {
         let now = BootInstant::now();
         let mut state = self.lock();
-        // Asked with every burst of acknowledgements: all nodes are looked at only when the one before has come.
+        // Asked with every burst of acknowledgements: all nodes are looked at only when the one
+        // before has come.
         if state.next_end.is_some_and(|ends| ends <= now) {
             state.next_end = state.nodes.values().flat_map(NodeState::known_ends).filter(|ends| *ends > now).min();
         }
@@ -422,7 +429,8 @@ impl Leases {
         let now = BootInstant::now();
         let me = state.me.as_ref().map_or("", ReplicaId::as_str);
         let show = |node: &NodeState| {
-            // A node of ours without a stream is gone, whatever its record says until that is written down.
+            // A node of ours without a stream is gone, whatever its record says until that is
+            // written down.
             let here = node.stream.is_some() || node.lease_ends > now || node.record.replica == me;
             let host = (!here).then(|| elsewhere(&node.record.replica)).flatten();
             let applied = node.acked.max(host.unwrap_or_default());

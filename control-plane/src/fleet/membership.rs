@@ -1,7 +1,9 @@
-//! The members of the fleet: every node that has a record in the store, as this replica's watch has brought it.
+//! The members of the fleet: every node that has a record in the store, as this replica's watch has
+//! brought it.
 //!
-//! A node is served and granted leases only while its record exists and names the enrolment of its certificate. The record also says
-//! which tenants' records the node may hold. It is written at enrolment alone; unlike a claim in a certificate it ends at once.
+//! A node is served and granted leases only while its record exists and names the enrolment of its
+//! certificate. The record also says which tenants' records the node may hold. It is written at
+//! enrolment alone; unlike a claim in a certificate it ends at once.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,10 @@
-//! Read barriers, which leases count from: at the barrier's time this replica had seen everything that was committed.
+//! Read barriers, which leases count from: at the barrier's time this replica had seen everything
+//! that was committed.
 //!
-//! Every second a replica notes the time, then reads the store's revision with a linearizable read. Once the watch has reached that
-//! revision, the time becomes a [`ReadBarrier`]. So a replica that is cut off from the store, or whose watch has stalled, cannot extend
-//! leases, however long it stays connected to its nodes.
+//! Every second a replica notes the time, then reads the store's revision with a linearizable read.
+//! Once the watch has reached that revision, the time becomes a [`ReadBarrier`]. So a replica that
+//! is cut off from the store, or whose watch has stalled, cannot extend leases, however long it
+//! stays connected to its nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -67,7 +69,8 @@ impl ReadBarriers {
         self.requested.notify_one();
     }
 
-    /// Whether the store hasn't been heard for so long that nothing of a lease of `ttl` is left to grant.
+    /// Whether the store hasn't been heard for so long that nothing of a lease of `ttl` is left to
+    /// grant.
     pub(crate) fn is_cut_off(&self, ttl: Duration) -> bool {
         self.latest().is_some_and(|barrier| ttl_left(barrier, ttl).is_zero())
     }

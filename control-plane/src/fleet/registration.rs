@@ -1,7 +1,9 @@
-//! This replica's registration: it publishes its watermark, retires silent replicas and deregisters at shutdown.
+//! This replica's registration: it publishes its watermark, retires silent replicas and deregisters
+//! at shutdown.
 //!
-//! The watermark is written when it has passed a change that nodes apply: once for a burst of changes, and never while no other replica
-//! is there to read it. If the store refuses the write (it is full or unreachable), the other replicas wait for the leases' bound.
+//! The watermark is written when it has passed a change that nodes apply: once for a burst of
+//! changes, and never while no other replica is there to read it. If the store refuses the write
+//! (it is full or unreachable), the other replicas wait for the leases' bound.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +31,8 @@ const HANDOVER_POLL: Duration = Duration::from_millis(50);
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for nodes to move to another replica, be the lease ever so long.
 const MAX_HANDOVER: Duration = Duration::from_secs(5);
-/// Revisions between two times that a replica says that the store names all its nodes: a start looks 10,000 back ([`replay`](crate::changefeed::replay)).
+/// Revisions between two times that a replica says that the store names all its nodes: a start
+/// looks 10,000 back ([`replay`](crate::changefeed::replay)).
 const RECORDED_NODES_EVERY: Revision = 2_500;
 /// Departed nodes that are written down in one round: the rest can wait for the next.
 const MAX_RELEASED: usize = 64;
@@ -130,7 +133,8 @@ impl ReplicaRegistration {
         Ok(())
     }
 
-    /// Retires silent replicas, deletes the records of retired ones whose leases have ended, and releases nodes that are gone.
+    /// Retires silent replicas, deletes the records of retired ones whose leases have ended, and
+    /// releases nodes that are gone.
     async fn expire_peers(&self, with: &Registrar) -> Result<(), RegistryError> {
         for cleanup in with.fleet.replicas.peer_cleanups(&self.id) {
             let done = match cleanup {
@@ -157,14 +161,16 @@ impl ReplicaRegistration {
 }
 
 impl ReplicaRegistration {
-    /// The last word. With all nodes in other hands nothing of this replica is left; else its leases have to be waited for.
+    /// The last word. With all nodes in other hands nothing of this replica is left; else its
+    /// leases have to be waited for.
     async fn deregister(self, with: &Registrar) {
         let (done, named) = (!with.fleet.leases.has_leases(), with.fleet.leases.are_all_recorded());
         with.fleet.leases.resign(); // nothing is granted any more
         let word = async {
             match done {
                 true => {
-                    // First that nothing is left of it: a record that is deleted without this has its leases waited for.
+                    // First that nothing is left of it: a record that is deleted without this has
+                    // its leases waited for.
                     let record = wire::Replica { retired: true, released: true, ..self.record };
                     let said = match with.fleet.replicas.has_others(&self.id) {
                         true => with.registry.put_replica(&self.id, &record, self.modified).await?,

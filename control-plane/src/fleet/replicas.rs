@@ -144,8 +144,8 @@ impl Replicas {
         self.exclusive
     }
 
-    /// Whether the store says of `id`, whose record was written at `modified`, that it may grant no more. `seen`: how far the
-    /// store has been followed.
+    /// Whether the store says of `id`, whose record was written at `modified`, that it may grant no
+    /// more. `seen`: how far the store has been followed.
     pub(crate) fn is_retired(&self, id: &ReplicaId, modified: Revision, seen: Revision) -> bool {
         self.lock().get(id).map_or(seen >= modified, |known| known.retired.is_some())
     }

@@ -1,6 +1,6 @@
-//! The only outgoing connection of the control plane: a request to a token endpoint or to Vault. The name is
-//! resolved once, every address is checked, and one of them is dialled. TLS is verified before a
-//! byte is sent. Redirects are not followed, and proxies of the environment are not used.
+//! The only outgoing connection of the control plane: a request to a token endpoint or to Vault.
+//! The name is resolved once, every address is checked, and one of them is dialled. TLS is verified
+//! before a byte is sent. Redirects are not followed, and proxies of the environment are not used.
 
 use std::{sync::Arc, time::Duration};
 
@@ -183,7 +183,8 @@ where
     }
 }
 
-/// The `error` of RFC 6749 5.2 if it is one: a code of theirs, never a text that could hold anything.
+/// The `error` of RFC 6749 5.2 if it is one: a code of theirs, never a text that could hold
+/// anything.
 pub(super) fn error_code(answer: &Value) -> String {
     let code = answer.get("error").and_then(Value::as_str).unwrap_or_default();
     let known = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');

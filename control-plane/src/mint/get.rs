@@ -22,7 +22,8 @@ pub(crate) struct IssuerKeys<'a> {
 }
 
 impl IssuerKeys<'_> {
-    /// Fetches the keys, in their stored form. Nothing is followed: not a redirect, and no key's `x5u`.
+    /// Fetches the keys, in their stored form. Nothing is followed: not a redirect, and no key's
+    /// `x5u`.
     ///
     /// # Errors
     /// [`MintError`].

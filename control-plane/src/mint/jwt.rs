@@ -1,4 +1,5 @@
-//! JSON Web Tokens that are signed with RS256 (RFC 7515, RFC 7518 3.3): by which service accounts and GitHub Apps say who they are.
+//! JSON Web Tokens that are signed with RS256 (RFC 7515, RFC 7518 3.3): by which service accounts
+//! and GitHub Apps say who they are.
 
 use aws_lc_rs::{
     rand::SystemRandom,

@@ -1,4 +1,5 @@
-//! What tokens are minted from: four kinds of long-lived secret, each a JSON object as its vendor hands it out.
+//! What tokens are minted from: four kinds of long-lived secret, each a JSON object as its vendor
+//! hands it out.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -15,13 +16,15 @@ use super::{MintError, endpoint::Endpoint, jwt};
 /// How tokens are minted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `token_url`, `client_id`, `refresh_token`; optionally `client_secret`, `scope`, `auth`. The token may rotate.
+    /// `token_url`, `client_id`, `refresh_token`; optionally `client_secret`, `scope`, `auth`. The
+    /// token may rotate.
     OAuth2Refresh,
     /// `token_url`, `client_id`, `client_secret`; optionally `scope`, `audience`, `auth`.
     OAuth2Client,
     /// A Google service account's key file with a `scope`; optionally `subject`. RFC 7523.
     ServiceAccount,
-    /// `app_id`, `installation_id`, `private_key`; optionally `api_url`, `repositories`, `permissions`.
+    /// `app_id`, `installation_id`, `private_key`; optionally `api_url`, `repositories`,
+    /// `permissions`.
     GithubApp,
     /// A reference to a secret in Vault or OpenBao; see [`super::vault`].
     VaultKv,
@@ -36,7 +39,8 @@ impl Kind {
         ("vault-kv", Self::VaultKv),
     ];
 
-    /// Whether it reads a secret that others may have left unchanged. Such a secret makes no new version.
+    /// Whether it reads a secret that others may have left unchanged. Such a secret makes no new
+    /// version.
     pub(crate) fn is_reference(name: &str) -> bool {
         Self::parse(name).is_ok_and(|kind| kind == Self::VaultKv)
     }
@@ -68,7 +72,8 @@ pub(crate) struct Source {
     endpoint: Endpoint,
 }
 
-/// All fields of all kinds; which are needed is looked at afterwards, so that an error can name the field.
+/// All fields of all kinds; which are needed is looked at afterwards, so that an error can name the
+/// field.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Fields {

@@ -1,5 +1,6 @@
-//! A secret that is kept in HashiCorp Vault or OpenBao (KV version 2). The control plane reads it on a schedule, and when an
-//! upstream rejects it. What it reads is an ordinary version of the credential.
+//! A secret that is kept in HashiCorp Vault or OpenBao (KV version 2). The control plane reads it
+//! on a schedule, and when an upstream rejects it. What it reads is an ordinary version of the
+//! credential.
 
 use http::{HeaderName, HeaderValue};
 use seks_network::address::DialRules;

@@ -1,4 +1,5 @@
-//! Exchanges with a stand-in token endpoint over real sockets, and replicas that want the same token at the same time.
+//! Exchanges with a stand-in token endpoint over real sockets, and replicas that want the same
+//! token at the same time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -216,7 +217,8 @@ impl World {
     }
 }
 
-/// A provider that takes each refresh token once, slowly; how many were brought twice, and how many came.
+/// A provider that takes each refresh token once, slowly; how many were brought twice, and how many
+/// came.
 async fn rotating() -> (Value, Arc<Mutex<(usize, usize)>>) {
     let counts = Arc::new(Mutex::new((0, 0)));
     let shared = counts.clone();
@@ -271,7 +273,8 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
         }
     };
     assert!(second.claim_mint(&world.tenant, &world.name, "b").await.unwrap().is_none(), "claimed");
-    // Killed between exchange and commit: the same secret is claimed again, here by the same replica.
+    // Killed between exchange and commit: the same secret is claimed again, here by the same
+    // replica.
     let again = first.claim_mint(&world.tenant, &world.name, "a").await.unwrap().unwrap();
     let minted = mint_from(&again.kind, &again.secret, loopback()).await.unwrap();
     first.settle_mint(&again, Ok(&minted), &world.by).await.unwrap();

@@ -1,4 +1,5 @@
-//! What nodes hand in of their audit records: checked, written, and acknowledged when it is durable.
+//! What nodes hand in of their audit records: checked, written, and acknowledged when it is
+//! durable.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

@@ -24,9 +24,11 @@ use crate::http2_limits::{
 
 /// HTTP/2 begins within this time after TLS.
 const PREFACE: Duration = Duration::from_secs(5);
-/// What a call has said and the socket hasn't taken; one message may come on top. It is what a node that doesn't read costs.
+/// What a call has said and the socket hasn't taken; one message may come on top. It is what a node
+/// that doesn't read costs.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
-/// A connection without a call is closed after this time at the latest, and after half of it at the earliest.
+/// A connection without a call is closed after this time at the latest, and after half of it at the
+/// earliest.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How long calls may take to notice that their connection is gone.
 const PARTING: Duration = Duration::from_secs(5);
@@ -59,8 +61,8 @@ struct Connection<T, S> {
     events: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
-/// Runs until the peer closes, stops answering or goes idle, until its calls are done after `stop`, or until the connection slot is
-/// `evicted`.
+/// Runs until the peer closes, stops answering or goes idle, until its calls are done after `stop`,
+/// or until the connection slot is `evicted`.
 pub(super) async fn drive_connection<T>(
     io: T,
     serve: impl Serve,

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::Identity;
 
-/// Connections with one certificate's name. An honest node has one, and another for a moment when it renews its certificate or comes back; those that a cut
-/// link has left behind are noticed within a minute. A new one is the better one: the oldest gives way.
+/// Connections with one certificate's name. An honest node has one, and another for a moment when
+/// it renews its certificate or comes back; those that a cut link has left behind are noticed
+/// within a minute. A new one is the better one: the oldest gives way.
 const MAX_IDENTIFIED: usize = 8;
 /// Connections without a certificate, in total and from one source address. A fleet that enrols at
 /// once needs many for a moment, and they end faster than they arrive. The oldest one is evicted.

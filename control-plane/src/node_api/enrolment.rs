@@ -1,6 +1,8 @@
-//! How a node gets its certificate: with a join token, once; and from then on with the certificate that it has.
+//! How a node gets its certificate: with a join token, once; and from then on with the certificate
+//! that it has.
 //!
-//! Served on the distribution listener, the only method there that a caller without a certificate may use.
+//! Served on the distribution listener, the only method there that a caller without a certificate
+//! may use.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -70,7 +72,8 @@ impl Enrolment {
         Ok(JoinResponse { node, region, certificate_pem, ca_pem: self.authority.ca_pem() })
     }
 
-    /// The node that shows its certificate, if it is still of the fleet. Nothing is written: this works while the store is full.
+    /// The node that shows its certificate, if it is still of the fleet. Nothing is written: this
+    /// works while the store is full.
     async fn renewing(&self, peer: Option<Peer>) -> Result<wire::Node, EnrolError> {
         let Some(Peer { identity: Identity::Node(id), enrolment, .. }) = peer.filter(|peer| !peer.is_expired()) else {
             return Err(EnrolError::Nobody);
@@ -141,7 +144,8 @@ impl EnrolError {
         matches!(self, Self::Nobody | Self::Registry(RegistryError::JoinRefused))
     }
 
-    /// An enrolling node is not trusted yet: it hears what is wrong with its request, and nothing of us.
+    /// An enrolling node is not trusted yet: it hears what is wrong with its request, and nothing
+    /// of us.
     fn status(&self) -> Status {
         match self {
             Self::Nobody => Status::unauthenticated(self.to_string()),

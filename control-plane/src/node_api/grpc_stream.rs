@@ -78,7 +78,8 @@ impl Outbound {
         respond.send_response(head, false).map(Self)
     }
 
-    /// Waits until HTTP/2 takes another message: what isn't on its way is a message at most, and what it has room for.
+    /// Waits until HTTP/2 takes another message: what isn't on its way is a message at most, and
+    /// what it has room for.
     pub(crate) async fn ready(&mut self) -> Result<(), StreamEnd> {
         self.0.reserve_capacity(1);
         let capacity = poll_fn(|context| {

@@ -1,4 +1,5 @@
-//! Bounds the streams of a node that have not sent their Hello yet. A node that opens thousands delays only itself.
+//! Bounds the streams of a node that have not sent their Hello yet. A node that opens thousands
+//! delays only itself.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,7 +7,8 @@ use parking_lot::Mutex;
 
 use crate::authority::Identity;
 
-/// Streams of one node that may wait for their Hello. An honest one has one, and for a moment another that it has just given up.
+/// Streams of one node that may wait for their Hello. An honest one has one, and for a moment
+/// another that it has just given up.
 const MAX_OPENING: usize = 4;
 
 /// The streams that have not said Hello yet, by node.

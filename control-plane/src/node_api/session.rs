@@ -1,9 +1,11 @@
-//! One node's stream: Hello, Welcome, possibly a snapshot, then deltas, grants and acknowledgements until it ends.
+//! One node's stream: Hello, Welcome, possibly a snapshot, then deltas, grants and acknowledgements
+//! until it ends.
 //!
-//! A session keeps a position in the change log and a few messages in front of HTTP/2, nothing else. A node that doesn't read costs the
-//! same as one that does. Its stream ends when it has read nothing for two leases or has fallen behind the log. Deltas go first, also
-//! between the chunks of a snapshot, so a revocation waits for one chunk at most. Entries that have piled up go in one message: a busy
-//! store costs one message a flush, not one a change.
+//! A session keeps a position in the change log and a few messages in front of HTTP/2, nothing
+//! else. A node that doesn't read costs the same as one that does. Its stream ends when it has read
+//! nothing for two leases or has fallen behind the log. Deltas go first, also between the chunks of
+//! a snapshot, so a revocation waits for one chunk at most. Entries that have piled up go in one
+//! message: a busy store costs one message a flush, not one a change.
 
 mod checksum_tracker;
 mod data_keys;
@@ -74,7 +76,8 @@ const CLOCK_POLL_SECONDS: u64 = 10;
 const DRAIN_SLOTS: u64 = 64;
 /// Streams that one node may begin. Each costs a read of the store, and may cost a write.
 const STREAM_STARTS: Rate = Rate { per_second: 5.0, burst: 100.0 };
-/// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period brings the rest.
+/// Barriers ahead of time that one stream may ask for. A node that begins needs one; the period
+/// brings the rest.
 const MAX_BARRIER_REQUESTS: u32 = 8;
 /// How often a warning that a node can cause is repeated.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -202,8 +205,8 @@ async fn admit_stream(
     Ok((node, member, opening, peer.expires_at))
 }
 
-/// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks the store how far it is
-/// behind: enrolment may have happened at another replica just now.
+/// The membership of a node that has shown its certificate. A replica that doesn't know it yet asks
+/// the store how far it is behind: enrolment may have happened at another replica just now.
 async fn find_member(shared: &Shared, peer: &Peer) -> Result<(NodeId, Member), StreamEnd> {
     if let Some(member) = shared.fleet.members.admit(peer) {
         return Ok(member);
@@ -248,7 +251,8 @@ async fn serve_stream(
         key,
     };
     if welcome.resumed {
-        // What it holds was acknowledged on a stream before, or in vain; its certificate says so again.
+        // What it holds was acknowledged on a stream before, or in vain; its certificate says so
+        // again.
         session.shared.fleet.leases.ack(&session.node, stream, hello.applied_revision);
     } else {
         session.sent = 0;
@@ -261,7 +265,8 @@ async fn serve_stream(
     let expired = certificate_at(expires_at).map(|()| ControlEvent::Expired);
     let mut control =
         vec![fenced.boxed(), revoked.boxed(), session.drain_slot().boxed(), stopped.boxed(), expired.boxed()];
-    // A node that comes with a certificate that is about to end has no other: telling it to come again would change nothing.
+    // A node that comes with a certificate that is about to end has no other: telling it to come
+    // again would change nothing.
     if unix_now() < expires_at - RENEWAL_SECONDS {
         control.push(renewal.boxed());
     }
@@ -291,7 +296,8 @@ enum ControlEvent {
     LivenessCheck,
 }
 
-/// Ready at `at` of the wall clock, in unix seconds, which is looked at from time to time: it may be set.
+/// Ready at `at` of the wall clock, in unix seconds, which is looked at from time to time: it may
+/// be set.
 async fn certificate_at(at: i64) {
     loop {
         let left = u64::try_from(at.saturating_sub(unix_now())).unwrap_or(0);
@@ -302,8 +308,8 @@ async fn certificate_at(at: i64) {
     }
 }
 
-/// Each is looked at when it has happened, instead of with every message: a thousand streams that ask the same lock whether the replica is
-/// about to stop cost more than what they send.
+/// Each is looked at when it has happened, instead of with every message: a thousand streams that
+/// ask the same lock whether the replica is about to stop cost more than what they send.
 type ControlEvents = FuturesUnordered<BoxFuture<'static, ControlEvent>>;
 
 /// Closes the stream in the fleet when it is dropped, however it ends.
@@ -326,7 +332,8 @@ struct Session {
     key: SessionKey,
     /// Everything up to here was sent.
     sent: Revision,
-    /// What had been sent when a table that differed began to be replaced: acknowledgements of it may still come.
+    /// What had been sent when a table that differed began to be replaced: acknowledgements of it
+    /// may still come.
     was_sent: Revision,
     /// The node has a whole table, once it has applied what was sent.
     complete: bool,
@@ -339,8 +346,9 @@ struct Session {
     loading: Option<SnapshotTransfer>,
     /// The nonce of a Renew that hasn't been answered; a later one replaces it.
     renew: Option<u64>,
-    /// After a restart, the first lease must be based on a store read newer than this stream. The previous process may have acknowledged,
-    /// to another replica, changes that this replica has not seen.
+    /// After a restart, the first lease must be based on a store read newer than this stream. The
+    /// previous process may have acknowledged, to another replica, changes that this replica has
+    /// not seen.
     root_after: Option<BootInstant>,
     nacks: u32,
     /// Barriers that it has asked for ahead of time.
@@ -511,7 +519,8 @@ impl Session {
         Ok(())
     }
 
-    /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is too early.
+    /// Begins to write down that we answer for the node's leases; `None`: the store knows, or it is
+    /// too early.
     fn record_ownership(&self) -> Option<BoxFuture<'static, ()>> {
         let effective = |revision| self.shared.changes.log.effective(revision);
         let record = self.shared.fleet.leases.ownership_to_record(&self.node, self.shared.lease, effective)?;

@@ -34,7 +34,8 @@ pub(crate) enum StreamEnd {
     /// What it said is not of the protocol.
     #[error("{0}")]
     Protocol(&'static str),
-    /// Its table is of another epoch of the store, or from the future of this one: an old backup was restored here, or there.
+    /// Its table is of another epoch of the store, or from the future of this one: an old backup
+    /// was restored here, or there.
     #[error(
         "the node has epoch `{node_epoch}` at {node_revision}, this store is `{epoch}` at {revision}: a person must decide"
     )]

@@ -30,7 +30,8 @@ fn connect(serve: impl Serve + Send + 'static) -> (DuplexStream, CancellationTok
     (theirs, stop.clone(), tokio::spawn(connection::drive_connection(ours, serve, std::future::pending(), stop)))
 }
 
-/// As [`connect`], with HTTP/2 begun: how to call, and what drives the other end until it is aborted.
+/// As [`connect`], with HTTP/2 begun: how to call, and what drives the other end until it is
+/// aborted.
 async fn client(
     serve: impl Serve + Send + 'static,
 ) -> (SendRequest<Bytes>, JoinHandle<()>, CancellationToken, JoinHandle<()>) {

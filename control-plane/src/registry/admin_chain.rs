@@ -1,7 +1,9 @@
-//! The chain of operators' changes. A change and the record of it are one transaction, so neither exists without the other.
+//! The chain of operators' changes. A change and the record of it are one transaction, so neither
+//! exists without the other.
 //!
-//! A tenant has a chain of its own; the fleet's has nodes, operators and refused calls. Two replicas that write at the same time
-//! conflict on the chain's head, and one of them tries again. A chain keeps [`KEPT`] changes.
+//! A tenant has a chain of its own; the fleet's has nodes, operators and refused calls. Two
+//! replicas that write at the same time conflict on the chain's head, and one of them tries again.
+//! A chain keeps [`KEPT`] changes.
 
 mod object;
 
@@ -98,7 +100,8 @@ impl Registry {
         let chain = objects.first().map_or(AdminChainName::Fleet, |object| object.chain.clone());
         let record = record(&actor, "ok", objects);
         match self.append(&chain, change.clone(), record).await {
-            // A full store takes deletes alone. To revoke matters more than to have it in the chain.
+            // A full store takes deletes alone. To revoke matters more than to have it in the
+            // chain.
             Err(RegistryError::Store(StoreError::Full)) if is_last_resort => {
                 tracing::error!(
                     target: "seks.admin", operator = actor.operator, verb = actor.verb, chain = %chain,
@@ -110,7 +113,8 @@ impl Registry {
         }
     }
 
-    /// Records a call that was refused. `chain` is that of the tenant if the caller has a role there.
+    /// Records a call that was refused. `chain` is that of the tenant if the caller has a role
+    /// there.
     ///
     /// # Errors
     /// Of the store.
@@ -222,7 +226,8 @@ impl Registry {
         Ok(heads)
     }
 
-    /// Calls `each` with the changes of a chain, encoded, the newest first, and the revision of each, until it returns `false`.
+    /// Calls `each` with the changes of a chain, encoded, the newest first, and the revision of
+    /// each, until it returns `false`.
     ///
     /// # Errors
     /// Of the store.

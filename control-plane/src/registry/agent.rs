@@ -86,7 +86,8 @@ impl Registry {
     /// Changes an agent's attributes. Requests in progress are decided again with the new ones.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`] for an agent that is being deleted.
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`] for an
+    /// agent that is being deleted.
     pub async fn update_agent(
         &self,
         tenant: &TenantName,
@@ -138,9 +139,10 @@ impl Registry {
         .await
     }
 
-    /// Deletes an agent and revokes its tokens. It is disabled first, in one revision, so that all its tokens stop at once
-    /// however many there are; they are then deleted in batches of [`MAX_BATCH`], itself last. Killed half-way it
-    /// stays disabled, and deleting it again finishes the work.
+    /// Deletes an agent and revokes its tokens. It is disabled first, in one revision, so that all
+    /// its tokens stop at once however many there are; they are then deleted in batches of
+    /// [`MAX_BATCH`], itself last. Killed half-way it stays disabled, and deleting it again
+    /// finishes the work.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -168,7 +170,8 @@ impl Registry {
         }
     }
 
-    /// Tokens of one batch: deleted, with what is left of them for the nodes to say `token_revoked`, where there is room.
+    /// Tokens of one batch: deleted, with what is left of them for the nodes to say
+    /// `token_revoked`, where there is room.
     async fn delete_tokens(&self, tenant: &TenantName, batch: &[Stored<Token>]) -> Result<(), RegistryError> {
         let deletes = || batch.iter().fold(Change::new(), |change, token| change.delete(token.key.clone()));
         if !self.keeps_tombstone(tenant) {

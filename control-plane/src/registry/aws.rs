@@ -17,7 +17,8 @@ use super::{
 use crate::{seal::RecordId, store::Key};
 
 impl Registry {
-    /// The pair that AWS SDKs sign with in place of `token`; `None` when it grants no service whose requests are signed.
+    /// The pair that AWS SDKs sign with in place of `token`; `None` when it grants no service whose
+    /// requests are signed.
     ///
     /// # Errors
     /// Of the store and the seal.
@@ -47,7 +48,8 @@ impl Registry {
         Ok(AwsKeys::derive(&self.aws_key(tenant).await?, &digest))
     }
 
-    /// The fields of a credential as nodes need them: one that requests or URLs are signed with brings the tenant's key along.
+    /// The fields of a credential as nodes need them: one that requests or URLs are signed with
+    /// brings the tenant's key along.
     pub(super) async fn with_aws_key(
         &self,
         tenant: &TenantName,
@@ -61,7 +63,8 @@ impl Registry {
         fields.with(aws::KEY_FIELD, &key).map_err(|error| RegistryError::invalid("secret", error.to_string()))
     }
 
-    /// The tenant's key, made when it is first asked for, and never changed: the pairs of all its tokens hang on it.
+    /// The tenant's key, made when it is first asked for, and never changed: the pairs of all its
+    /// tokens hang on it.
     async fn aws_key(&self, tenant: &TenantName) -> Result<Secret, RegistryError> {
         let key = Key::AwsKey(tenant.clone());
         retry_on_conflict(|| async {

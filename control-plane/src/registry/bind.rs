@@ -1,4 +1,5 @@
-//! Binding credentials to destinations after they were stored: by an owner's word, and once for those of an earlier version.
+//! Binding credentials to destinations after they were stored: by an owner's word, and once for
+//! those of an earlier version.
 
 use seks_types::id::{CredentialName, OperatorName, TenantName};
 
@@ -23,11 +24,13 @@ pub struct Rebound {
 }
 
 impl Registry {
-    /// Binds a credential to the destination that its service has now, as a new version of the same secret. `origin`: the service's, as
-    /// the caller saw it; empty: whatever it is. Writes nothing when it is bound to that already.
+    /// Binds a credential to the destination that its service has now, as a new version of the same
+    /// secret. `origin`: the service's, as the caller saw it; empty: whatever it is. Writes nothing
+    /// when it is bound to that already.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] when the service has another origin than `origin`.
+    /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] when the service has another origin
+    /// than `origin`.
     pub async fn rebind_credential(
         &self,
         tenant: &TenantName,

@@ -13,7 +13,8 @@ use crate::store::{Key, MAX_TRANSACTION, MAX_VALUE_BYTES, Revision, StoreError, 
 /// commit of another writer succeeded, so as many writers must have been faster in a row.
 const ROUNDS: u32 = 64;
 
-/// Most writes and checks of a change that is made in batches. Leaves room for the record of it in the chain of admin changes.
+/// Most writes and checks of a change that is made in batches. Leaves room for the record of it in
+/// the chain of admin changes.
 pub(super) const MAX_BATCH: usize = MAX_TRANSACTION - 4;
 
 /// What must hold, and what to do then.

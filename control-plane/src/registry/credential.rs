@@ -53,7 +53,8 @@ impl Bound {
         Ok(Self { destination: checked.destination(), origin: checked.upstream.to_string() })
     }
 
-    /// What version `version` is bound to; one that was stored before credentials were bound: to where `service` sends it.
+    /// What version `version` is bound to; one that was stored before credentials were bound: to
+    /// where `service` sends it.
     pub(super) fn kept(credential: &Credential, version: u32, service: &Service) -> Result<Self, RegistryError> {
         match (destination_of(credential, version), credential.versions.iter().find(|v| v.version == version)) {
             (Some(destination), Some(known)) => Ok(Self { destination, origin: known.origin.clone() }),
@@ -65,19 +66,22 @@ impl Bound {
 /// Says which destination a new version is stored for.
 #[derive(Clone, Copy)]
 pub(super) enum Binding<'a> {
-    /// The one that the service has. It is remembered here, so that a change that is decided again can't mean another one.
+    /// The one that the service has. It is remembered here, so that a change that is decided again
+    /// can't mean another one.
     Service(&'a OnceLock<Destination>),
     /// The one that the current version is bound to.
     Kept,
 }
 
 impl Registry {
-    /// Stores a secret for `service`, under a new name or as the next version of an old one, for the nodes of `pools`; none: for those that
-    /// might hold it before, every node of the tenant when it is new. Nothing gives it back.
+    /// Stores a secret for `service`, under a new name or as the next version of an old one, for
+    /// the nodes of `pools`; none: for those that might hold it before, every node of the tenant
+    /// when it is new. Nothing gives it back.
     ///
     /// # Errors
-    /// [`RegistryError::Invalid`] when the secret doesn't have the service's fields, [`RegistryError::Conflict`] when the name
-    /// belongs to another service, [`RegistryError::Quota`].
+    /// [`RegistryError::Invalid`] when the secret doesn't have the service's fields,
+    /// [`RegistryError::Conflict`] when the name belongs to another service,
+    /// [`RegistryError::Quota`].
     pub async fn put_credential(
         &self,
         tenant: &TenantName,
@@ -144,12 +148,13 @@ impl Registry {
         self.add_version(change, (tenant, name, service), old, new).await
     }
 
-    /// Makes an earlier version's secret the current one, as a new version. `version` 0: the one before the current. It stays bound to the
-    /// destination that it was stored for.
+    /// Makes an earlier version's secret the current one, as a new version. `version` 0: the one
+    /// before the current. It stays bound to the destination that it was stored for.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`] for the credential or a version that isn't kept any more; [`RegistryError::Conflict`] when
-    /// the service has another destination than that version was stored for.
+    /// [`RegistryError::NotFound`] for the credential or a version that isn't kept any more;
+    /// [`RegistryError::Conflict`] when the service has another destination than that version was
+    /// stored for.
     pub async fn rollback_credential(
         &self,
         tenant: &TenantName,
@@ -213,7 +218,8 @@ impl Registry {
         self.add_version(change, (tenant, name, &service), Some(old), new).await
     }
 
-    /// Seals `secret` as the next version, and forgets the oldest beyond [`limits::CREDENTIAL_VERSIONS`], in one transaction.
+    /// Seals `secret` as the next version, and forgets the oldest beyond
+    /// [`limits::CREDENTIAL_VERSIONS`], in one transaction.
     async fn add_version(
         &self,
         change: Change,
@@ -286,7 +292,8 @@ impl Registry {
         self.described(self.load_credential(tenant, name).await?.value).await
     }
 
-    /// Says of a credential what its own record doesn't: how it is minted, and whether nodes use it.
+    /// Says of a credential what its own record doesn't: how it is minted, and whether nodes use
+    /// it.
     pub(super) async fn described(&self, mut credential: Credential) -> Result<Credential, RegistryError> {
         if let (Ok(tenant), Ok(service)) = (TenantName::try_from(credential.tenant.as_str()), service_of(&credential)) {
             let service = self.load::<Service>(Key::Service(tenant, service)).await?;

@@ -16,7 +16,8 @@ use crate::store::{Key, Revision, StoreError, key::prefix};
 const COMPARED_NAMES: usize = 256;
 
 impl Registry {
-    /// Deletes `record` and `also` unless `in_use` finds something; `marked` is the record with its mark.
+    /// Deletes `record` and `also` unless `in_use` finds something; `marked` is the record with its
+    /// mark.
     pub(super) async fn delete_unused<T, F>(
         &self,
         record: &Stored<T>,
@@ -57,7 +58,8 @@ impl Registry {
         }
     }
 
-    /// The name that a mistyped one was probably meant to be, among the first names of the tenant. Ids of tokens are not typed.
+    /// The name that a mistyped one was probably meant to be, among the first names of the tenant.
+    /// Ids of tokens are not typed.
     pub(crate) async fn similar_name(&self, tenant: &TenantName, kind: &'static str, name: &str) -> Option<String> {
         if kind == "token" {
             return None;

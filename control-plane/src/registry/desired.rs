@@ -1,7 +1,8 @@
 //! Declarative changes: a tenant becomes what a file says.
 //!
-//! All objects are read, and compared with what is wanted. What differs is written in one transaction if it fits, otherwise in
-//! several: services, agents, policies, and deletions last. A repetition goes on where the one before stopped.
+//! All objects are read, and compared with what is wanted. What differs is written in one
+//! transaction if it fits, otherwise in several: services, agents, policies, and deletions last. A
+//! repetition goes on where the one before stopped.
 
 mod diff;
 
@@ -97,8 +98,8 @@ impl Registry {
     /// Makes the tenant what `desired` says. Checks everything before it writes anything.
     ///
     /// # Errors
-    /// As the calls that change single objects; [`RegistryError::Conflict`] for objects that were written after
-    /// [`Desired::revision`].
+    /// As the calls that change single objects; [`RegistryError::Conflict`] for objects that were
+    /// written after [`Desired::revision`].
     pub(crate) async fn apply_desired(
         &self,
         tenant: &TenantName,
@@ -416,7 +417,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Services and agents that are not named. A delete looks at what uses them, and is a change of its own.
+    /// Services and agents that are not named. A delete looks at what uses them, and is a change of
+    /// its own.
     fn prune_objects(&mut self, desired: &Desired) {
         if desired.prune.contains(&ObjectKind::Agent) {
             let named = |name: &String| desired.agents.iter().any(|agent| agent.name == *name);
@@ -478,7 +480,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// What is written, and then deleted. The policies and the record of which they are go together.
+    /// What is written, and then deleted. The policies and the record of which they are go
+    /// together.
     fn into_steps(mut self) -> Result<(Vec<Step>, Vec<Deleted>), RegistryError> {
         if !self.policy_writes.is_empty() {
             let set = &self.present.set;

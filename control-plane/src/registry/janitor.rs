@@ -1,5 +1,5 @@
-//! Forgetting what has had its time: tokens long expired, tombstones, request ids, join tokens; and finishing the deletion of
-//! tenants that a crash interrupted.
+//! Forgetting what has had its time: tokens long expired, tombstones, request ids, join tokens; and
+//! finishing the deletion of tenants that a crash interrupted.
 
 use seks_types::id::TenantName;
 

@@ -1,7 +1,9 @@
-//! Join tokens: how a node proves, once, that an operator wants it. `seks_join_ID.SECRET.CAPIN`; the store keeps a hash.
+//! Join tokens: how a node proves, once, that an operator wants it. `seks_join_ID.SECRET.CAPIN`;
+//! the store keeps a hash.
 //!
-//! What uses a token up makes the node's record, in one transaction: there is no node without a record, and no second one
-//! of a name. The id of the token becomes the id of the enrolment, which the node's certificates carry.
+//! What uses a token up makes the node's record, in one transaction: there is no node without a
+//! record, and no second one of a name. The id of the token becomes the id of the enrolment, which
+//! the node's certificates carry.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use seks_types::id::{NodeId, PoolName, TenantName, TokenId};
@@ -35,7 +37,8 @@ pub struct Admission {
     pub region: String,
     /// Whose tokens and credentials it may hold; none: every tenant's.
     pub tenants: Vec<TenantName>,
-    /// The pools that it belongs to: of credentials that are assigned to pools it may hold those of these.
+    /// The pools that it belongs to: of credentials that are assigned to pools it may hold those of
+    /// these.
     pub pools: Vec<PoolName>,
     /// Of the token; 0: [`limits::JOIN_TTL_SECONDS`].
     pub ttl_seconds: u64,
@@ -59,8 +62,8 @@ pub struct Joining<'a> {
 }
 
 impl Registry {
-    /// Makes a join token. `ca_pin` is the SHA-256 of the CA's public key, in hexadecimal: the node trusts no other control
-    /// plane.
+    /// Makes a join token. `ca_pin` is the SHA-256 of the CA's public key, in hexadecimal: the node
+    /// trusts no other control plane.
     ///
     /// # Errors
     /// [`RegistryError::Invalid`], [`RegistryError::NotFound`] for a tenant that isn't there.
@@ -105,10 +108,12 @@ impl Registry {
         Ok(Checked { region, tenants, pools: named_once(&pools)? })
     }
 
-    /// Makes a node that shows the mesh's certificate for `spiffe_id` instead of one of ours: nothing has to be handed to it.
+    /// Makes a node that shows the mesh's certificate for `spiffe_id` instead of one of ours:
+    /// nothing has to be handed to it.
     ///
     /// # Errors
-    /// [`RegistryError::NodeExists`] when the name is taken; [`RegistryError::Conflict`] when another node has that id.
+    /// [`RegistryError::NodeExists`] when the name is taken; [`RegistryError::Conflict`] when
+    /// another node has that id.
     pub async fn admit_workload(
         &self,
         id: &NodeId,

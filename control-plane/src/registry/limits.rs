@@ -18,7 +18,8 @@ pub const TOKEN_TTL_SECONDS: u64 = 24 * 60 * 60;
 pub const MAX_TOKEN_TTL_SECONDS: u64 = 366 * 24 * 60 * 60;
 /// Longest time for which a rotated token works beside the new one: 7 days.
 pub const ROTATION_GRACE: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 60 * 60);
-/// Seconds after which a token that has expired is forgotten: 7 days, in which a node says `token_expired`.
+/// Seconds after which a token that has expired is forgotten: 7 days, in which a node says
+/// `token_expired`.
 pub const EXPIRED_TOKEN_SECONDS: i64 = 7 * 24 * 60 * 60;
 /// Seconds for which a request id is remembered: 24 h.
 pub const REQUEST_SECONDS: i64 = 24 * 60 * 60;
@@ -38,7 +39,8 @@ pub const POLICIES_PER_APPLY: usize = 100;
 pub const JOIN_TTL_SECONDS: u64 = 10 * 60;
 /// Most seconds that a join token may live: 24 h.
 pub const MAX_JOIN_TTL_SECONDS: u64 = 24 * 60 * 60;
-/// Seconds within which a node that has used its join token may ask for the same answer again: 10 min.
+/// Seconds within which a node that has used its join token may ask for the same answer again: 10
+/// min.
 pub const ENROLMENT_RETRY_SECONDS: i64 = 10 * 60;
 /// Tenants that a node may be limited to.
 pub const NODE_TENANTS: usize = 256;
@@ -55,7 +57,8 @@ pub const OPERATORS: usize = 10_000;
 pub const TOKENS: usize = 100_000;
 /// Quota of operators with a role in a tenant.
 pub const TENANT_OPERATORS: usize = 1_000;
-/// Writes a second of a tenant in the long run, at each replica, and at once after a rest. Revocations and deletes don't count.
+/// Writes a second of a tenant in the long run, at each replica, and at once after a rest.
+/// Revocations and deletes don't count.
 pub const WRITES_PER_SECOND: u32 = 100;
 /// See [`WRITES_PER_SECOND`].
 pub const WRITE_BURST: u32 = 1_000;

@@ -1,5 +1,5 @@
-//! Minted credentials: when the next token is due, who fetches it, and what came of it. The long-lived secret is an envelope of
-//! its own, which nothing but a claim opens.
+//! Minted credentials: when the next token is due, who fetches it, and what came of it. The
+//! long-lived secret is an envelope of its own, which nothing but a claim opens.
 
 use std::sync::OnceLock;
 
@@ -120,7 +120,8 @@ impl Registry {
         .await
     }
 
-    /// The private networks that token endpoints of the service may be in, and whether its credentials can be minted at all.
+    /// The private networks that token endpoints of the service may be in, and whether its
+    /// credentials can be minted at all.
     pub(crate) async fn mintable(&self, tenant: &TenantName, service: &ServiceName) -> Result<Networks, RegistryError> {
         let service = self.living_service(tenant, service).await?.value;
         match service.fields.as_slice() {
@@ -185,8 +186,9 @@ impl Registry {
         .await
     }
 
-    /// Writes down what came of a claim: a new version and, in the same transaction, the secret that replaces the old one; or
-    /// that it failed, and then the last good token stays. What an operator has stored since is left alone.
+    /// Writes down what came of a claim: a new version and, in the same transaction, the secret
+    /// that replaces the old one; or that it failed, and then the last good token stays. What an
+    /// operator has stored since is left alone.
     pub(crate) async fn settle_mint(
         &self,
         claim: &Claim,
@@ -228,7 +230,8 @@ impl Registry {
             {
                 return self.commit(change).await.map(drop);
             }
-            // A token goes where the secret that it is minted from may go, wherever the service is sent meanwhile.
+            // A token goes where the secret that it is minted from may go, wherever the service is
+            // sent meanwhile.
             let how = (kind, &[][..], Binding::Kept);
             self.put_fields(change, (tenant, name, &service), &minted.token, how, by).await.map(drop)
         })

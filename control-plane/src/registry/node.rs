@@ -14,9 +14,10 @@ use crate::store::{Key, Revision, StoreError, key::prefix};
 const KIND: &str = "node";
 
 impl Registry {
-    /// Remembers what a node is like, before it is granted a lease of up to `seen.lease_ttl_ms`. Never makes a node: one
-    /// that was revoked meanwhile stays so. Where the caller has `known` the record, of that revision, it isn't read first: with a far store a
-    /// node that moves waits half as long.
+    /// Remembers what a node is like, before it is granted a lease of up to `seen.lease_ttl_ms`.
+    /// Never makes a node: one that was revoked meanwhile stays so. Where the caller has `known`
+    /// the record, of that revision, it isn't read first: with a far store a node that moves waits
+    /// half as long.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] without a record of the same enrolment.
@@ -80,7 +81,8 @@ impl Registry {
         Ok(self.load(Key::Node(id.clone())).await?.map(|stored| stored.value))
     }
 
-    /// Takes back that `replica` answers for a node, if the record is still the one of revision `at`: no lease of it was left then.
+    /// Takes back that `replica` answers for a node, if the record is still the one of revision
+    /// `at`: no lease of it was left then.
     ///
     /// # Errors
     /// Of the store.

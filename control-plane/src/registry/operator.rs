@@ -15,11 +15,12 @@ const KIND: &str = "operator";
 pub const EVERYWHERE: &str = "*";
 
 impl Registry {
-    /// Makes an operator. One that is there already with the same roles (or when `roles` is empty) is left as it is, so that a
-    /// new certificate can be signed before the old one ends.
+    /// Makes an operator. One that is there already with the same roles (or when `roles` is empty)
+    /// is left as it is, so that a new certificate can be signed before the old one ends.
     ///
     /// # Errors
-    /// [`RegistryError::Exists`] when its roles differ, [`RegistryError::Invalid`], [`RegistryError::Quota`].
+    /// [`RegistryError::Exists`] when its roles differ, [`RegistryError::Invalid`],
+    /// [`RegistryError::Quota`].
     pub async fn create_operator(
         &self,
         name: &OperatorName,
@@ -106,7 +107,8 @@ impl Registry {
                 self.commit(change).await.map(drop)
             });
             match withdrawn.await {
-                // To delete is how a full store gets room: who makes the tenant again sees to its roles.
+                // To delete is how a full store gets room: who makes the tenant again sees to its
+                // roles.
                 Err(RegistryError::Store(StoreError::Full)) => {
                     tracing::warn!(seks.tenant = %tenant, operator = %name, "the store is full: a role in a deleted tenant stays");
                 }
@@ -116,10 +118,12 @@ impl Registry {
         Ok(())
     }
 
-    /// Replaces an operator's roles. Its certificates remain valid. The last owner of everything stays one.
+    /// Replaces an operator's roles. Its certificates remain valid. The last owner of everything
+    /// stays one.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`], [`RegistryError::Quota`].
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`],
+    /// [`RegistryError::Quota`].
     pub async fn update_operator(
         &self,
         name: &OperatorName,
@@ -146,7 +150,8 @@ impl Registry {
         .await
     }
 
-    /// Deletes an operator; its certificates are worth nothing from then on. The last owner of everything stays.
+    /// Deletes an operator; its certificates are worth nothing from then on. The last owner of
+    /// everything stays.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Conflict`].
@@ -165,7 +170,8 @@ impl Registry {
     }
 }
 
-/// Another owner of everything. A transaction checks its record, so that two owners cannot remove each other at once.
+/// Another owner of everything. A transaction checks its record, so that two owners cannot remove
+/// each other at once.
 fn remaining_owner<'a>(
     name: &OperatorName,
     others: &'a [Stored<Operator>],
@@ -175,7 +181,8 @@ fn remaining_owner<'a>(
     })
 }
 
-/// What tells an operator from one of the same name that was deleted: in its record and in its certificates.
+/// What tells an operator from one of the same name that was deleted: in its record and in its
+/// certificates.
 ///
 /// # Errors
 /// When the operating system has no randomness to give.

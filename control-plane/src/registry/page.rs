@@ -8,7 +8,8 @@ use crate::store::key::prefix;
 
 /// Records that are read at once, and most in a page.
 const PAGE: usize = 1000;
-/// Bytes of the records in one page, unless the first is larger. Clients of gRPC take 4 MiB unless they say otherwise.
+/// Bytes of the records in one page, unless the first is larger. Clients of gRPC take 4 MiB unless
+/// they say otherwise.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Most records in a list without pages.
 const WHOLE: usize = 10_000;
@@ -28,8 +29,8 @@ impl Registry {
     /// A tenant's records of one kind, by name, and the token of the next page, `""` at the end.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`] for the tenant; [`RegistryError::Invalid`] for the token; [`RegistryError::TooMany`] when all
-    /// of them are asked for and they are over 10,000.
+    /// [`RegistryError::NotFound`] for the tenant; [`RegistryError::Invalid`] for the token;
+    /// [`RegistryError::TooMany`] when all of them are asked for and they are over 10,000.
     pub async fn page<T: Message + Default>(
         &self,
         tenant: &TenantName,

@@ -28,20 +28,22 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
 }
 
 impl Registry {
-    /// What the tenant's services declare for policies. Read whether or not a policy uses it: to find out, the policy must be
-    /// parsed, and only the policy workers do that.
+    /// What the tenant's services declare for policies. Read whether or not a policy uses it: to
+    /// find out, the policy must be parsed, and only the policy workers do that.
     ///
     /// # Errors
-    /// The store's; [`RegistryError::Invalid`] for services that declare one body field with two types.
+    /// The store's; [`RegistryError::Invalid`] for services that declare one body field with two
+    /// types.
     pub(crate) async fn declarations(&self, tenant: &TenantName) -> Result<Declarations, RegistryError> {
         declarations_of(&self.services(tenant).await?)
     }
 
-    /// Creates or replaces every policy of a file, by its `@id`; policies that the file doesn't name stay. Writes nothing when
-    /// all of them are so already. Cedar's work is done by `run`.
+    /// Creates or replaces every policy of a file, by its `@id`; policies that the file doesn't
+    /// name stay. Writes nothing when all of them are so already. Cedar's work is done by `run`.
     ///
     /// # Errors
-    /// [`RegistryError::Policies`] says all that is wrong with the file; [`RegistryError::Invalid`] for its size.
+    /// [`RegistryError::Policies`] says all that is wrong with the file; [`RegistryError::Invalid`]
+    /// for its size.
     pub(crate) async fn apply_policies(
         &self,
         tenant: &TenantName,
@@ -111,7 +113,8 @@ impl Registry {
         }
     }
 
-    /// Deletes a policy. What it permitted is denied from then on, what it forbade may be permitted.
+    /// Deletes a policy. What it permitted is denied from then on, what it forbade may be
+    /// permitted.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].

@@ -1,5 +1,5 @@
-//! Pools: groups of nodes, by name alone. A node belongs to those that it was enrolled for; a credential that is assigned to pools is sent to
-//! their nodes and no others.
+//! Pools: groups of nodes, by name alone. A node belongs to those that it was enrolled for; a
+//! credential that is assigned to pools is sent to their nodes and no others.
 
 use seks_types::id::{CredentialName, PoolName, TenantName};
 
@@ -12,7 +12,8 @@ use super::{
 use crate::store::Revision;
 
 impl Registry {
-    /// Says which nodes of the tenant may hold a credential: those of `pools`, or all of them where there is none. No version is made.
+    /// Says which nodes of the tenant may hold a credential: those of `pools`, or all of them where
+    /// there is none. No version is made.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`]; [`RegistryError::Invalid`] with more than [`limits::POOLS`].

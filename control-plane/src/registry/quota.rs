@@ -1,7 +1,8 @@
 //! How much a tenant may have.
 //!
-//! What it has is known from the store's watch, so that a check costs no listing. It is there to bound, not to count: calls at
-//! the same time may pass a quota by one each, and each replica sees the others' changes a moment later.
+//! What it has is known from the store's watch, so that a check costs no listing. It is there to
+//! bound, not to count: calls at the same time may pass a quota by one each, and each replica sees
+//! the others' changes a moment later.
 
 use seks_types::id::TenantName;
 
@@ -21,14 +22,16 @@ pub trait UsageSource: Send + Sync {
     fn usage(&self, tenant: &TenantName) -> Option<(Usage, Quota)>;
 }
 
-/// Where quotas and usage come from. Without it (for tools) the defaults hold, and what a tenant has is listed.
+/// Where quotas and usage come from. Without it (for tools) the defaults hold, and what a tenant
+/// has is listed.
 pub(super) struct Quotas {
     source: Box<dyn UsageSource>,
     config: QuotaConfig,
 }
 
 impl Registry {
-    /// Takes usage from `source` from now on, and quotas from `config` where none are set for a tenant. The first call counts.
+    /// Takes usage from `source` from now on, and quotas from `config` where none are set for a
+    /// tenant. The first call counts.
     pub fn set_usage(&self, source: Box<dyn UsageSource>, config: QuotaConfig) {
         let _ = self.quotas.set(Quotas { source, config }); // set before: nothing changes
     }
@@ -71,8 +74,8 @@ impl Registry {
         refuse_over(tenant, "request id", self.usage(tenant).requests, limit)
     }
 
-    /// Whether nodes shall go on telling a revoked token from an unknown one. There may be as many of those as tokens: beyond it a
-    /// revocation leaves nothing behind.
+    /// Whether nodes shall go on telling a revoked token from an unknown one. There may be as many
+    /// of those as tokens: beyond it a revocation leaves nothing behind.
     pub(super) fn keeps_tombstone(&self, tenant: &TenantName) -> bool {
         self.usage(tenant).revoked < self.quota(tenant).tokens
     }

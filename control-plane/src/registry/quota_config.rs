@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::limits;
 
-/// `[quota]`: for each tenant, where `seks tenant quota` has set nothing else for it. 0 is none at all.
+/// `[quota]`: for each tenant, where `seks tenant quota` has set nothing else for it. 0 is none at
+/// all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaConfig {
@@ -20,7 +21,8 @@ pub struct QuotaConfig {
     pub policies: u64,
     /// Operators with a role in it. Default: 1,000.
     pub operators: u64,
-    /// Writes a second in the long run, at each replica; revocations and deletes don't count. Default: 100.
+    /// Writes a second in the long run, at each replica; revocations and deletes don't count.
+    /// Default: 100.
     pub writes_per_second: u32,
     /// Writes at once, after a rest. Default: 1,000.
     pub write_burst: u32,

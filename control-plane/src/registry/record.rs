@@ -18,13 +18,15 @@ pub(super) struct Stored<T> {
     pub(super) modified: Revision,
 }
 
-/// What version `version` of a credential is bound to; `None`: it was stored before credentials were bound, or isn't kept.
+/// What version `version` of a credential is bound to; `None`: it was stored before credentials
+/// were bound, or isn't kept.
 pub(crate) fn destination_of(credential: &Credential, version: u32) -> Option<Destination> {
     let found = credential.versions.iter().find(|known| known.version == version)?;
     Destination::from_bytes(&found.destination)
 }
 
-/// A join token, until it expires; one that was used, until its answer can't be repeated any more. Only control planes read it.
+/// A join token, until it expires; one that was used, until its answer can't be repeated any more.
+/// Only control planes read it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct JoinRecord {
     /// SHA-256 of the secret.
@@ -42,7 +44,8 @@ pub(super) struct JoinRecord {
     /// The pools that the node is to belong to.
     #[prost(string, repeated, tag = "5")]
     pub(super) pools: Vec<String>,
-    /// The node that it has made, by which time `hash` is empty: to a control plane of the version before it is no token.
+    /// The node that it has made, by which time `hash` is empty: to a control plane of the version
+    /// before it is no token.
     #[prost(string, tag = "6")]
     pub(super) node: String,
     /// What `hash` was then.
@@ -51,7 +54,8 @@ pub(super) struct JoinRecord {
 }
 
 impl JoinRecord {
-    /// What is left of it once it has made `node`, for a repetition of the same request until `expires_at`.
+    /// What is left of it once it has made `node`, for a repetition of the same request until
+    /// `expires_at`.
     pub(super) fn used(&self, node: &str, expires_at: i64) -> Self {
         let used_hash = self.hash.clone();
         Self { node: node.into(), used_hash, expires_at, ..Self::default() }
@@ -122,7 +126,8 @@ impl PolicySet {
         Self { policies }
     }
 
-    /// Ids of policies that are gone or have another text, and of those that are there without being named.
+    /// Ids of policies that are gone or have another text, and of those that are there without
+    /// being named.
     pub(crate) fn differs_in(&self, policies: &Self) -> Vec<String> {
         let (ours, theirs) = (&self.policies, &policies.policies);
         let missing = ours.iter().filter(|policy| !theirs.contains(policy));

@@ -9,7 +9,8 @@ impl Registry {
     /// Writes a replica's record over the one of revision `over`; 0: there is none.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`](crate::store::StoreError::Conflict) when it is not the one of that revision.
+    /// [`StoreError::Conflict`](crate::store::StoreError::Conflict) when it is not the one of that
+    /// revision.
     pub async fn put_replica(
         &self,
         id: &ReplicaId,

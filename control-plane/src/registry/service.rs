@@ -183,7 +183,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Names of a service's credentials that no node uses, because they are bound to another destination.
+    /// Names of a service's credentials that no node uses, because they are bound to another
+    /// destination.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] for the tenant.
@@ -225,8 +226,8 @@ pub(super) fn check(service: &Service) -> Result<Checked, RegistryError> {
     })
 }
 
-/// A private upstream takes networks of its tenant; an upstream that is a private address must lie in one of them. What a name leads to
-/// is checked by each node, each time it connects.
+/// A private upstream takes networks of its tenant; an upstream that is a private address must lie
+/// in one of them. What a name leads to is checked by each node, each time it connects.
 pub(super) fn check_networks(service: &Checked, tenant: &Tenant) -> Result<(), RegistryError> {
     if !service.allow_private {
         return Ok(());

@@ -52,8 +52,8 @@ impl Registry {
         }
     }
 
-    /// Replaces the private networks that the tenant's services may reach. Nodes are sent them with the services that ask for
-    /// private upstreams. Writes nothing when they are already so.
+    /// Replaces the private networks that the tenant's services may reach. Nodes are sent them with
+    /// the services that ask for private upstreams. Writes nothing when they are already so.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -75,7 +75,8 @@ impl Registry {
         .await
     }
 
-    /// Gives every tenant without private networks those of a new tenant: `seks dev`, on data of a version before.
+    /// Gives every tenant without private networks those of a new tenant: `seks dev`, on data of a
+    /// version before.
     ///
     /// # Errors
     /// Of the store.
@@ -108,15 +109,17 @@ impl Registry {
         self.load(Key::Tenant(name.clone())).await?.ok_or_else(|| RegistryError::not_found(KIND, name))
     }
 
-    /// The tenant that something is about to be put into: a transaction that checks it can't outlive the tenant.
+    /// The tenant that something is about to be put into: a transaction that checks it can't
+    /// outlive the tenant.
     pub(super) async fn active_tenant(&self, name: &TenantName) -> Result<Stored<Tenant>, RegistryError> {
         let tenant = self.load_tenant(name).await?;
         if tenant.value.deleting { Err(RegistryError::being_deleted(KIND, name)) } else { Ok(tenant) }
     }
 
-    /// Deletes a tenant and everything in it, and operators' roles in it: first its tokens, then the rest, in batches of [`MAX_BATCH`] a revision,
-    /// the tenant itself last. Nothing can be put into it meanwhile. Killed half-way it stays marked, its tokens gone or
-    /// going, and deleting it again finishes the work. The revision returned is the last.
+    /// Deletes a tenant and everything in it, and operators' roles in it: first its tokens, then
+    /// the rest, in batches of [`MAX_BATCH`] a revision, the tenant itself last. Nothing can be put
+    /// into it meanwhile. Killed half-way it stays marked, its tokens gone or going, and deleting
+    /// it again finishes the work. The revision returned is the last.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].

@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Registry {
-    /// Makes the certificate again where the hosts of the tenant's services are others than those in it, or it ends soon. `None`: the
-    /// tenant has no CA, or there is nothing to do.
+    /// Makes the certificate again where the hosts of the tenant's services are others than those
+    /// in it, or it ends soon. `None`: the tenant has no CA, or there is nothing to do.
     ///
     /// # Errors
     /// Of the store; of the sealing.

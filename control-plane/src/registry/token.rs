@@ -60,8 +60,9 @@ impl Registry {
     /// Issues a token.
     ///
     /// # Errors
-    /// [`RegistryError::TokenIssued`] when the request id has been used (the secret can't be shown twice),
-    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`], [`RegistryError::Conflict`].
+    /// [`RegistryError::TokenIssued`] when the request id has been used (the secret can't be shown
+    /// twice), [`RegistryError::NotFound`], [`RegistryError::Invalid`],
+    /// [`RegistryError::Conflict`].
     pub async fn issue_token(&self, tenant: &TenantName, issue: Issue) -> Result<Issued, RegistryError> {
         let (cidrs, ttl) = (check_cidrs(&issue.cidrs)?, check_ttl(issue.ttl)?);
         check_shape(&issue.shape)?;
@@ -189,7 +190,8 @@ impl Registry {
         }
     }
 
-    /// All tokens of a tenant, by id, however many: for tools and tests. Their digests are in them: they are not for an operator's eyes.
+    /// All tokens of a tenant, by id, however many: for tools and tests. Their digests are in them:
+    /// they are not for an operator's eyes.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] for the tenant.
@@ -227,7 +229,8 @@ impl Registry {
         Ok(found)
     }
 
-    /// The token with this digest. Tokens are stored by id, so this reads pages of the tenant's tokens until it finds the digest.
+    /// The token with this digest. Tokens are stored by id, so this reads pages of the tenant's
+    /// tokens until it finds the digest.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a digest of another length.
@@ -245,9 +248,9 @@ impl Registry {
         Err(RegistryError::not_found(KIND, "of this value"))
     }
 
-    /// Revokes a token: its record is deleted, whatever it has become meanwhile; the tombstone by which nodes tell "revoked"
-    /// from "unknown" is an extra that a full store does without. Revoking again returns the present revision, so that a
-    /// wait for enforcement can be repeated.
+    /// Revokes a token: its record is deleted, whatever it has become meanwhile; the tombstone by
+    /// which nodes tell "revoked" from "unknown" is an extra that a full store does without.
+    /// Revoking again returns the present revision, so that a wait for enforcement can be repeated.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -276,13 +279,15 @@ impl Registry {
         }
     }
 
-    /// Gives a token a new secret and a new life as long as the first. The id stays, so that what is counted, limited or revoked
-    /// by it follows. The old secret is revoked in the same revision. With a `grace` it works so much longer, under an id of its
-    /// own, but never longer than it would have.
+    /// Gives a token a new secret and a new life as long as the first. The id stays, so that what
+    /// is counted, limited or revoked by it follows. The old secret is revoked in the same
+    /// revision. With a `grace` it works so much longer, under an id of its own, but never longer
+    /// than it would have.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a grace of over 7 days, [`RegistryError::Conflict`] for one that
-    /// has expired or was replaced itself, [`RegistryError::Quota`] when there is no room for two.
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a grace of over 7 days,
+    /// [`RegistryError::Conflict`] for one that has expired or was replaced itself,
+    /// [`RegistryError::Quota`] when there is no room for two.
     pub async fn rotate_token(
         &self,
         tenant: &TenantName,
@@ -340,10 +345,12 @@ impl Registry {
         .await
     }
 
-    /// Lets a token expire earlier. A later expiry takes a new token: whoever holds this one may be the wrong one.
+    /// Lets a token expire earlier. A later expiry takes a new token: whoever holds this one may be
+    /// the wrong one.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a time in the past or after the present expiry.
+    /// [`RegistryError::NotFound`], [`RegistryError::Invalid`] for a time in the past or after the
+    /// present expiry.
     pub async fn shorten_token(
         &self,
         tenant: &TenantName,
@@ -382,7 +389,8 @@ fn fresh() -> Result<(TokenId, FreshToken), RegistryError> {
     Ok((id, FreshToken::generate().map_err(RegistryError::Random)?))
 }
 
-/// Canonical networks: `10.1.2.3/8` is refused rather than folded into `10.0.0.0/8`, a bare address is its own network.
+/// Canonical networks: `10.1.2.3/8` is refused rather than folded into `10.0.0.0/8`, a bare address
+/// is its own network.
 pub(super) fn check_cidrs(cidrs: &[String]) -> Result<Vec<String>, RegistryError> {
     if cidrs.len() > limits::CIDRS {
         return Err(RegistryError::invalid("cidrs", format!("at most {}", limits::CIDRS)));

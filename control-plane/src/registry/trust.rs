@@ -1,7 +1,9 @@
-//! Trusts: records of tokens without a secret. A trust has a token's id, `trust-NAME`, and a digest that is nobody's token.
+//! Trusts: records of tokens without a secret. A trust has a token's id, `trust-NAME`, and a digest
+//! that is nobody's token.
 //!
-//! So what holds for tokens holds for trusts: a credential goes to the nodes that a trust reaches it through, a service that a
-//! trust grants cannot be deleted, and deleting a trust is a revocation, with the same answer.
+//! So what holds for tokens holds for trusts: a credential goes to the nodes that a trust reaches
+//! it through, a service that a trust grants cannot be deleted, and deleting a trust is a
+//! revocation, with the same answer.
 
 use std::collections::VecDeque;
 
@@ -34,7 +36,8 @@ const TOKEN: &str = "token";
 const ID: &str = "trust-";
 /// When a trust ends, in Unix seconds: at the end of the year 9999. What ends is forgotten.
 const NEVER: i64 = 253_402_300_799;
-/// Age of an exchange key, in seconds, at which the next one is made: 24 h. The one before verifies until then.
+/// Age of an exchange key, in seconds, at which the next one is made: 24 h. The one before verifies
+/// until then.
 const KEY_SECONDS: i64 = 24 * 60 * 60;
 /// Reports of unknown keys that wait.
 const MAX_REPORTS: usize = 256;
@@ -113,8 +116,9 @@ impl Registry {
     /// Makes a trust, and the tenant's exchange key with the first.
     ///
     /// # Errors
-    /// [`RegistryError::Exists`], [`RegistryError::Invalid`], [`RegistryError::NotFound`], [`RegistryError::Quota`];
-    /// [`RegistryError::Conflict`] where another tenant has a trust for the same issuer and audience.
+    /// [`RegistryError::Exists`], [`RegistryError::Invalid`], [`RegistryError::NotFound`],
+    /// [`RegistryError::Quota`]; [`RegistryError::Conflict`] where another tenant has a trust for
+    /// the same issuer and audience.
     pub async fn create_trust(&self, tenant: &TenantName, new: NewTrust) -> Result<(Token, Revision), RegistryError> {
         let cidrs = check_cidrs(&new.cidrs)?;
         let id = id_of(&new.trust.name)?;
@@ -161,8 +165,8 @@ impl Registry {
         .await
     }
 
-    /// A token that trusts of two tenants accept is refused by every node: a name that only one tenant gives to an issuer keeps
-    /// them apart.
+    /// A token that trusts of two tenants accept is refused by every node: a name that only one
+    /// tenant gives to an issuer keeps them apart.
     async fn check_audience_is_free(&self, tenant: &TenantName, trust: &Trust) -> Result<(), RegistryError> {
         for other in self.tenants().await? {
             let Ok(name) = TenantName::try_from(other.name.as_str()) else { continue };
@@ -256,7 +260,8 @@ impl Registry {
         .await
     }
 
-    /// Deletes a trust. What remains is kept as long as a token that it has made could live, so that nodes answer "revoked".
+    /// Deletes a trust. What remains is kept as long as a token that it has made could live, so
+    /// that nodes answer "revoked".
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].
@@ -301,7 +306,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes the next exchange key where the current one is a day old. The one before remains valid for verification.
+    /// Makes the next exchange key where the current one is a day old. The one before remains valid
+    /// for verification.
     ///
     /// # Errors
     /// Of the store and the seal.
@@ -328,7 +334,8 @@ impl Registry {
     }
 }
 
-/// Nothing is ever sent there: the name does not resolve (RFC 6761, 6.4), and no token is granted the service.
+/// Nothing is ever sent there: the name does not resolve (RFC 6761, 6.4), and no token is granted
+/// the service.
 fn definition() -> serde_json::Value {
     serde_json::json!({
         "name": EXCHANGE,
@@ -350,7 +357,8 @@ fn exchange_grant() -> super::record::Grant {
     super::record::Grant { service: EXCHANGE.into(), credential: EXCHANGE.into() }
 }
 
-/// A new exchange key, with the one before it. The first has one before it that nothing was made with.
+/// A new exchange key, with the one before it. The first has one before it that nothing was made
+/// with.
 fn keys(previous: Option<&[u8]>) -> Result<Secret, RegistryError> {
     let fresh = || {
         let mut random = Zeroizing::new([0_u8; 32]);

@@ -1,7 +1,9 @@
-//! Data keys that a key service has unwrapped, so that a credential that goes to a thousand nodes costs one call.
+//! Data keys that a key service has unwrapped, so that a credential that goes to a thousand nodes
+//! costs one call.
 //!
-//! Only keys of providers that can't answer at once are kept; a local key is faster than the cache. What is kept is what nodes hold
-//! anyway: keys of credentials that are being sent. It is wiped when it is evicted.
+//! Only keys of providers that can't answer at once are kept; a local key is faster than the cache.
+//! What is kept is what nodes hold anyway: keys of credentials that are being sent. It is wiped
+//! when it is evicted.
 
 use std::{
     collections::{HashMap, VecDeque},

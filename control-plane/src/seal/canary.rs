@@ -1,4 +1,5 @@
-//! A wrong KEK is found at start, before anything is written: every store holds one sealed record with known content.
+//! A wrong KEK is found at start, before anything is written: every store holds one sealed record
+//! with known content.
 
 use bytes::Bytes;
 use seks_types::secret::Secret;
@@ -11,11 +12,12 @@ const CONTENT: &[u8] = b"seks/v1/canary";
 const AUTHENTICATED: &[u8] = b"seks/v1/canary, authenticated";
 
 impl Sealer {
-    /// Checks that this is the KEK that `store` was sealed with. A store without sealed records is marked as this KEK's.
+    /// Checks that this is the KEK that `store` was sealed with. A store without sealed records is
+    /// marked as this KEK's.
     ///
     /// # Errors
-    /// [`SealError::WrongKek`], and then nothing was written; [`SealError::Rejected`] when the sealed check record is damaged;
-    /// [`SealError::Store`].
+    /// [`SealError::WrongKek`], and then nothing was written; [`SealError::Rejected`] when the
+    /// sealed check record is damaged; [`SealError::Store`].
     pub async fn verify(&self, store: &dyn Store) -> Result<(), SealError> {
         loop {
             for key in [Key::Canary, Key::Authority] {
@@ -36,7 +38,8 @@ impl Sealer {
         }
     }
 
-    /// The sealed check record of a store, which also says whether every record of it is authenticated.
+    /// The sealed check record of a store, which also says whether every record of it is
+    /// authenticated.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).

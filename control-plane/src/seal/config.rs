@@ -13,8 +13,9 @@ pub enum SealKind {
     /// Files, mode 0600.
     #[default]
     File,
-    /// Environment variables. A process can't take a variable out of its own environment safely once threads run, so it
-    /// stays in `/proc/PID/environ` (readable by root alone, as the planes aren't dumpable): prefer files.
+    /// Environment variables. A process can't take a variable out of its own environment safely
+    /// once threads run, so it stays in `/proc/PID/environ` (readable by root alone, as the planes
+    /// aren't dumpable): prefer files.
     Env,
 }
 
@@ -28,7 +29,8 @@ pub struct SealConfig {
     pub path: PathBuf,
     /// The active KEK's variable, for `env`. No default.
     pub variable: String,
-    /// Older KEKs that may still be needed during a rotation: paths for `file`, variables for `env`. Default: none.
+    /// Older KEKs that may still be needed during a rotation: paths for `file`, variables for
+    /// `env`. Default: none.
     pub older: Vec<String>,
 }
 

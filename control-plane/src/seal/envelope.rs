@@ -10,7 +10,8 @@
 //! | 10 + w | 12 | nonce of the data |
 //! | 22 + w | n + 16 | data, sealed; additional data: 1, algorithm and the record's id, destination included |
 //!
-//! The data's additional data leaves format and the KEK's id out, so that a rotation re-wraps without opening the secret.
+//! The data's additional data leaves format and the KEK's id out, so that a rotation re-wraps
+//! without opening the secret.
 
 use aes_gcm::{Aes256Gcm, KeyInit as _, aead::AeadInOut as _};
 use bytes::Bytes;
@@ -87,7 +88,8 @@ pub(super) async fn seal(kek: &dyn KekProvider, id: &RecordId<'_>, plaintext: &S
     let mut dek = Dek::new([0; DEK_BYTES]);
     getrandom::fill(dek.as_mut_slice()).map_err(SealError::Random)?;
     let front = wrap(kek, &dek).await?;
-    // The exact length: a growing Vec would leave copies of the plaintext behind. It is encrypted where it lies.
+    // The exact length: a growing Vec would leave copies of the plaintext behind. It is encrypted
+    // where it lies.
     let mut out = Vec::with_capacity(front.len() + NONCE + plaintext.expose().len() + TAG);
     out.extend_from_slice(&front);
     let mut nonce = [0; NONCE];
@@ -149,7 +151,8 @@ async fn wrap(kek: &dyn KekProvider, dek: &Dek) -> Result<Vec<u8>, SealError> {
     Ok(out)
 }
 
-/// Every part with its length in front: no two records share an encoding, whatever their names hold.
+/// Every part with its length in front: no two records share an encoding, whatever their names
+/// hold.
 fn additional(id: &RecordId<'_>) -> Vec<u8> {
     let parts =
         [b"seks/v1/record", id.tenant.as_bytes(), id.kind.as_bytes(), id.name.as_bytes(), id.store_id.as_bytes()];

@@ -18,8 +18,9 @@ pub const DEK_BYTES: usize = 32;
 /// A data-encryption key in the clear: wiped when dropped.
 pub type Dek = Zeroizing<[u8; DEK_BYTES]>;
 
-/// A KEK's name in envelopes, logs and errors. Of a local key: the first 64 bits of a hash of the key. The key has 256 random bits,
-/// so the hash can't be searched. Of a key elsewhere: the first 64 bits of a hash of its name there.
+/// A KEK's name in envelopes, logs and errors. Of a local key: the first 64 bits of a hash of the
+/// key. The key has 256 random bits, so the hash can't be searched. Of a key elsewhere: the first
+/// 64 bits of a hash of its name there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KekId(pub [u8; 8]);
 
@@ -41,7 +42,8 @@ pub trait KekProvider: Send + Sync + 'static {
     /// The key's name in envelopes. It never changes, and no other key has it.
     fn id(&self) -> KekId;
 
-    /// Wraps `dek`. `header` is bound to the result: with another header it doesn't unwrap. The result has at most 64 KiB.
+    /// Wraps `dek`. `header` is bound to the result: with another header it doesn't unwrap. The
+    /// result has at most 64 KiB.
     ///
     /// # Errors
     /// [`SealError::Random`]; [`SealError::KekUnavailable`] when the key can't be asked.
@@ -50,15 +52,18 @@ pub trait KekProvider: Send + Sync + 'static {
     /// Unwraps what [`wrap`](Self::wrap) has made with the same `header`.
     ///
     /// # Errors
-    /// [`SealError::Rejected`] for anything else; [`SealError::KekUnavailable`] when the key can't be asked.
+    /// [`SealError::Rejected`] for anything else; [`SealError::KekUnavailable`] when the key can't
+    /// be asked.
     fn unwrap<'a>(&'a self, header: &'a [u8], wrapped: &'a [u8]) -> BoxFuture<'a, Result<Dek, SealError>>;
 
-    /// Whether the key is in this process. Its wrapped keys have 60 bytes then, and [`unwrap_now`](Self::unwrap_now) answers.
+    /// Whether the key is in this process. Its wrapped keys have 60 bytes then, and
+    /// [`unwrap_now`](Self::unwrap_now) answers.
     fn is_local(&self) -> bool {
         false
     }
 
-    /// As [`unwrap`](Self::unwrap), at once; `None` when the key isn't in this process. A key that is needs no cache.
+    /// As [`unwrap`](Self::unwrap), at once; `None` when the key isn't in this process. A key that
+    /// is needs no cache.
     fn unwrap_now(&self, _header: &[u8], _wrapped: &[u8]) -> Option<Result<Dek, SealError>> {
         None
     }

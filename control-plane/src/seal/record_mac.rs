@@ -1,4 +1,5 @@
-//! What else an envelope is good for: moving a secret to another record, and vouching for what is no secret.
+//! What else an envelope is good for: moving a secret to another record, and vouching for what is
+//! no secret.
 
 use bytes::Bytes;
 use seks_types::secret::Secret;
@@ -14,7 +15,8 @@ impl Sealer {
         self.seal(to, &self.open(from, envelope).await?).await
     }
 
-    /// An envelope around `content`, which is no secret: that only a holder of the KEK can make it is the point.
+    /// An envelope around `content`, which is no secret: that only a holder of the KEK can make it
+    /// is the point.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).

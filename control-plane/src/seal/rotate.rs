@@ -1,18 +1,20 @@
 //! KEK rotation: re-wraps every envelope of a store under the active KEK.
 //!
-//! How to rotate: (1) give every control plane the new KEK in `older`, so that all can open what it wraps; (2) make it the
-//! active one everywhere and keep the old one in `older`; (3) run this; (4) once it is done, remove the old KEK.
+//! How to rotate: (1) give every control plane the new KEK in `older`, so that all can open what it
+//! wraps; (2) make it the active one everywhere and keep the old one in `older`; (3) run this; (4)
+//! once it is done, remove the old KEK.
 //!
-//! Each envelope says which KEK wraps it, so there is nothing to remember: killed anywhere, it starts over and finds what is
-//! left. The record under [`Key::Rotation`] is for people. Each re-wrap is a compare-and-set, so a credential that is replaced
-//! or deleted meanwhile stays so.
+//! Each envelope says which KEK wraps it, so there is nothing to remember: killed anywhere, it
+//! starts over and finds what is left. The record under [`Key::Rotation`] is for people. Each
+//! re-wrap is a compare-and-set, so a credential that is replaced or deleted meanwhile stays so.
 
 use serde::{Deserialize, Serialize};
 
 use super::{KekId, RecordId, SealError, Sealer};
 use crate::store::{Key, Record, Store, StoreError, Transaction, Write, key::prefix};
 
-/// Envelopes in one transaction: few enough for the store's limit on bytes in all but odd cases, and those go one by one.
+/// Envelopes in one transaction: few enough for the store's limit on bytes in all but odd cases,
+/// and those go one by one.
 const BATCH: usize = 16;
 
 /// What a rotation came to.
@@ -22,8 +24,8 @@ pub struct Report {
     pub active: KekId,
     /// Envelopes re-wrapped by this run.
     pub rewrapped: u64,
-    /// Envelopes that could not be, and why: the old KEK must be kept for them. Empty: the rotation is done, no envelope
-    /// needs another KEK.
+    /// Envelopes that could not be, and why: the old KEK must be kept for them. Empty: the rotation
+    /// is done, no envelope needs another KEK.
     pub left: Vec<(Key, SealError)>,
 }
 
@@ -57,7 +59,8 @@ impl Progress {
 /// Re-wraps all that is not under the active KEK. Lists the whole store, twice at least.
 ///
 /// # Errors
-/// [`SealError::Store`]; what was re-wrapped by then stays so. What one envelope has wrong is in the report.
+/// [`SealError::Store`]; what was re-wrapped by then stays so. What one envelope has wrong is in
+/// the report.
 pub async fn rotate(sealer: &Sealer, store: &dyn Store) -> Result<Report, SealError> {
     let to = sealer.active().to_string();
     let fresh = Progress { to: to.clone(), rewrapped: 0, done: false };
@@ -102,7 +105,8 @@ async fn stale(sealer: &Sealer, store: &dyn Store) -> Result<(Vec<Stale>, Vec<(K
     Ok((stale, left))
 }
 
-/// All of `batch` or, when one of them has changed meanwhile, each for itself; the next pass sees what is left then.
+/// All of `batch` or, when one of them has changed meanwhile, each for itself; the next pass sees
+/// what is left then.
 async fn rewrap(store: &dyn Store, batch: &[Stale], progress: &mut Progress) -> Result<(), SealError> {
     let after = Progress { rewrapped: progress.rewrapped + batch.len() as u64, ..progress.clone() };
     let mut change = Transaction { checks: vec![], writes: vec![after.write()?] };

@@ -1,4 +1,5 @@
-//! A listener: accepts, shakes hands with a deadline, and hands the connections that came through to tonic.
+//! A listener: accepts, shakes hands with a deadline, and hands the connections that came through
+//! to tonic.
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -24,8 +25,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const OPENING: usize = 1024;
 /// Of one source address, those that haven't sent a whole hello yet.
 const SILENT_OF_ONE_SOURCE: usize = 256;
-/// Hellos that are answered at once, in the order in which they came. When a fleet comes back at once, those that came first are
-/// through in time; were all of them worked on together, all would be late together, give up, and come again.
+/// Hellos that are answered at once, in the order in which they came. When a fleet comes back at
+/// once, those that came first are through in time; were all of them worked on together, all would
+/// be late together, give up, and come again.
 const HANDSHAKES: usize = 32;
 
 /// Connections that came through the handshake.
@@ -65,7 +67,8 @@ impl Listener {
     }
 
     async fn run(self, config: Arc<ServerConfig>, connections: mpsc::Sender<Result<TlsStream<TcpStream>, io::Error>>) {
-        // A quarter of the descriptors for each of two listeners leaves half for those who have come through, and the store.
+        // A quarter of the descriptors for each of two listeners leaves half for those who have
+        // come through, and the store.
         let most = OPENING.min(descriptors::limit() / 4);
         let opening = Connections::new(most, SILENT_OF_ONE_SOURCE.min(most / 2));
         let (turns, mut pause) = (Arc::new(Semaphore::new(HANDSHAKES)), AcceptPause::default());

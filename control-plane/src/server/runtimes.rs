@@ -12,11 +12,13 @@ const MIN_THREADS: usize = 2;
 /// Most threads that admin calls keep busy, however many cores there are.
 const MAX_ADMIN_THREADS: usize = 4;
 
-/// Two runtimes. Tasks of one never run on threads of the other, and neither do calls that block: each has a pool for those.
+/// Two runtimes. Tasks of one never run on threads of the other, and neither do calls that block:
+/// each has a pool for those.
 ///
 /// Dropped, they end in the background, so that this may happen within another runtime.
 pub(super) struct Runtimes {
-    /// Leases, the store's watch, the feed, nodes' connections and their streams: nothing here is an operator's.
+    /// Leases, the store's watch, the feed, nodes' connections and their streams: nothing here is
+    /// an operator's.
     distribution: Option<Runtime>,
     /// Admin calls, operators' connections, reflection, metrics, minting.
     admin: Option<Runtime>,

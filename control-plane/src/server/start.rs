@@ -96,8 +96,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The process's exit code: 2 for what the operator has to put right, 1 for a store that doesn't answer and for a
-    /// condition of the machine, such as a full disk.
+    /// The process's exit code: 2 for what the operator has to put right, 1 for a store that
+    /// doesn't answer and for a condition of the machine, such as a full disk.
     #[must_use]
     pub fn exit(&self) -> Exit {
         let away = |error: &StoreError| {
@@ -128,7 +128,8 @@ impl StartError {
     }
 }
 
-/// An error of `section` with the key of the configuration in front of it, where its message doesn't name one.
+/// An error of `section` with the key of the configuration in front of it, where its message
+/// doesn't name one.
 fn with_key(key: Option<&str>, section: &str, error: &dyn std::fmt::Display) -> String {
     match key {
         Some("") => error.to_string(),
@@ -174,7 +175,8 @@ pub struct Components {
     pub marks: Option<HighWaterMarkFile>,
 }
 
-/// The store and the KEK that it was sealed with, and nothing else: for what must work with a store that went back.
+/// The store and the KEK that it was sealed with, and nothing else: for what must work with a store
+/// that went back.
 pub struct Storage {
     /// The records.
     pub store: Arc<dyn Store>,
@@ -230,8 +232,8 @@ impl Storage {
 }
 
 impl Components {
-    /// Reads the KEK, opens the store, checks that they belong together and that the store didn't go back, and at the first start makes the CA and the tenant
-    /// `default` in one transaction.
+    /// Reads the KEK, opens the store, checks that they belong together and that the store didn't
+    /// go back, and at the first start makes the CA and the tenant `default` in one transaction.
     ///
     /// # Errors
     /// [`StartError`]; with a missing or wrong KEK nothing was written.

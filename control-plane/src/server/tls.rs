@@ -1,5 +1,5 @@
-//! TLS of our listeners: version 1.3, HTTP/2, client certificates of our own CA, and a server certificate that can be replaced
-//! while connections are served.
+//! TLS of our listeners: version 1.3, HTTP/2, client certificates of our own CA, and a server
+//! certificate that can be replaced while connections are served.
 
 mod clients;
 
@@ -85,13 +85,15 @@ impl Source {
         Self { authority, files, names }
     }
 
-    /// The configuration of a listener, and the certificate in it, to be kept fresh by [`Source::keep_fresh`].
+    /// The configuration of a listener, and the certificate in it, to be kept fresh by
+    /// [`Source::keep_fresh`].
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn server_config(&self, clients: ClientCertificate) -> Result<(ServerConfig, Arc<Presented>), TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        // Nodes alone are of the mesh: their listener is the one on which a certificate is optional.
+        // Nodes alone are of the mesh: their listener is the one on which a certificate is
+        // optional.
         let mesh = self.authority.identities().mesh().filter(|_| clients == ClientCertificate::Optional);
         let verifier = clients::verifier(self.authority.roots(), mesh.map(Arc::as_ref), clients, &provider)?;
         let (certificate, _) = self.certificate(&provider)?;
@@ -106,9 +108,9 @@ impl Source {
         Ok((config, presented))
     }
 
-    /// Replaces the certificate before it ends, or when its files change, until `stop`. A certificate that can't be read is
-    /// reported, and the present one stays.
-    /// `renewed` learns of each certificate, the present one first.
+    /// Replaces the certificate before it ends, or when its files change, until `stop`. A
+    /// certificate that can't be read is reported, and the present one stays. `renewed` learns of
+    /// each certificate, the present one first.
     pub async fn keep_fresh(
         self,
         presented: Arc<Presented>,
@@ -173,8 +175,9 @@ impl ListenerTlsConfig {
     }
 }
 
-/// Every connection shows its certificate: one that was resumed would be worth what the first one was, and go on after the
-/// certificate has expired. A handshake with a certificate costs less than a millisecond of CPU.
+/// Every connection shows its certificate: one that was resumed would be worth what the first one
+/// was, and go on after the certificate has expired. A handshake with a certificate costs less than
+/// a millisecond of CPU.
 fn without_resumption(config: &mut ServerConfig) {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -16,10 +16,12 @@ use crate::{
     trail::{Trail, head_of},
 };
 
-/// How often the ends of chains are stored, of nodes whose chain has grown. Records that are removed from a trail within this
-/// time of their recording, while the node and this process forget them too, are not missed.
+/// How often the ends of chains are stored, of nodes whose chain has grown. Records that are
+/// removed from a trail within this time of their recording, while the node and this process forget
+/// them too, are not missed.
 const STORE_HEADS: Duration = Duration::from_secs(30);
-/// In a large fleet they are stored less often: each is a revision, and nodes resume from the last 10,000 of those.
+/// In a large fleet they are stored less often: each is a revision, and nodes resume from the last
+/// 10,000 of those.
 const PAUSE_PER_NODE: Duration = Duration::from_secs(1);
 
 /// The trail, if one is kept.
@@ -44,7 +46,8 @@ pub(super) async fn open(config: &Config, components: &Components) -> Result<Opt
     Ok(Some(trail))
 }
 
-/// Logs what the trail holds, or that there is none. Called when the listeners serve: a start that fails logs its reason alone.
+/// Logs what the trail holds, or that there is none. Called when the listeners serve: a start that
+/// fails logs its reason alone.
 pub(super) fn log_state(trail: Option<&Trail>) {
     let Some(size) = trail.map(Trail::size) else {
         tracing::warn!("no audit trail is kept here: set audit.dir; nodes record to their collector or log alone");

@@ -1,4 +1,5 @@
-//! Acts on alarms of the trail: a log line, the chain of admin changes and, where it is configured, revocation.
+//! Acts on alarms of the trail: a log line, the chain of admin changes and, where it is configured,
+//! revocation.
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,8 @@ use crate::{
 const QUIET: Duration = Duration::from_secs(3600);
 /// Alarms that are remembered for that. Beyond it all are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
-/// Alarms of one tenant that go into its chain. Each is a revision of the store. The metric and the log have all.
+/// Alarms of one tenant that go into its chain. Each is a revision of the store. The metric and the
+/// log have all.
 const RECORDED: Rate = Rate { per_second: 0.1, burst: 20.0 };
 
 /// What an alarm is about.

@@ -14,7 +14,8 @@ use crate::{
     store::STORE_FORMAT,
 };
 
-/// How often it is looked whether the older replicas are gone, and how long a store that fails is left alone.
+/// How often it is looked whether the older replicas are gone, and how long a store that fails is
+/// left alone.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What is brought up to date.

@@ -21,16 +21,21 @@ pub enum StoreKind {
 pub struct StoreConfig {
     /// Default: `embedded`.
     pub kind: StoreKind,
-    /// Embedded: the file. Made with mode 0600 when it isn't there, its directory with 0700. No default.
+    /// Embedded: the file. Made with mode 0600 when it isn't there, its directory with 0700. No
+    /// default.
     pub path: PathBuf,
-    /// The file that remembers, outside of the store, the highest revision that was seen of it: a store below it went back, and is
-    /// refused. Default: beside an embedded store, with `.mark` at the end of its name; etcd: none, and then nodes alone notice.
+    /// The file that remembers, outside of the store, the highest revision that was seen of it: a
+    /// store below it went back, and is refused. Default: beside an embedded store, with `.mark` at
+    /// the end of its name; etcd: none, and then nodes alone notice.
     pub mark_file: PathBuf,
-    /// Etcd: `https://host:port` of each member, nearest first; used in this order, each until it fails.
+    /// Etcd: `https://host:port` of each member, nearest first; used in this order, each until it
+    /// fails.
     pub endpoints: Vec<String>,
-    /// Etcd: what all keys begin with. Default: `/seks/`. A slash at the end is added where it lacks.
+    /// Etcd: what all keys begin with. Default: `/seks/`. A slash at the end is added where it
+    /// lacks.
     pub prefix: String,
-    /// Etcd: accept `http://` endpoints, and so send tokens' digests, envelopes and the password in the clear. Default: false.
+    /// Etcd: accept `http://` endpoints, and so send tokens' digests, envelopes and the password in
+    /// the clear. Default: false.
     pub allow_plaintext: bool,
     /// Etcd: TLS.
     pub tls: StoreTlsConfig,
@@ -57,7 +62,8 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreTlsConfig {
-    /// Roots that etcd's certificate must chain to. Default: none, and then `https` endpoints are an error.
+    /// Roots that etcd's certificate must chain to. Default: none, and then `https` endpoints are
+    /// an error.
     pub ca_file: PathBuf,
     /// Our certificate, when etcd asks for one.
     pub cert_file: PathBuf,

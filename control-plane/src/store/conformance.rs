@@ -1,7 +1,9 @@
-//! The store's contract, as a suite that every implementation must pass: one test for each promise, named after it.
+//! The store's contract, as a suite that every implementation must pass: one test for each promise,
+//! named after it.
 //!
-//! [`store_conformance!`](crate::store_conformance) makes the tests. It is given a [`Subject`], which makes fresh stores and knows how
-//! to disturb them. A promise is a function here, and a line in the macro: `every_promise_is_in_the_suite` counts them.
+//! [`store_conformance!`](crate::store_conformance) makes the tests. It is given a [`Subject`],
+//! which makes fresh stores and knows how to disturb them. A promise is a function here, and a line
+//! in the macro: `every_promise_is_in_the_suite` counts them.
 #![allow(
     missing_docs, // the name of a promise is the promise
     clippy::unwrap_used,
@@ -31,17 +33,20 @@ pub trait Subject: Send + Sync {
     /// A new store.
     fn fresh(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 
-    /// Another handle on the same store, as another replica has; `store` itself where there can be only one.
+    /// Another handle on the same store, as another replica has; `store` itself where there can be
+    /// only one.
     fn another<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, Arc<dyn Store>>;
 
     /// Drops all history up to the store's current revision.
     fn compact<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, ()>;
 
-    /// Whatever happens to such a store every day and must not be noticed: its connections break, others use up revisions.
+    /// Whatever happens to such a store every day and must not be noticed: its connections break,
+    /// others use up revisions.
     fn disturb<'a>(&'a self, store: &'a Arc<dyn Store>) -> BoxFuture<'a, ()>;
 }
 
-/// Makes a test of each promise, with `attributes` on it and a subject of its own, which may be made by an `await`.
+/// Makes a test of each promise, with `attributes` on it and a subject of its own, which may be
+/// made by an `await`.
 #[macro_export]
 macro_rules! store_conformance {
     (@tests $attributes:tt $subject:tt $($promise:ident)*) => {

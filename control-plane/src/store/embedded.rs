@@ -1,8 +1,9 @@
 //! The embedded store: one redb file on this machine, for one control plane.
 //!
-//! One thread writes ([`writer`]); it gathers what is waiting into one redb commit, so that one fsync serves many callers.
-//! Readers see committed data only. A change log keyed by revision ([`log`]) is what watchers read, so a slow one never
-//! misses a change: it reads on where it stopped, or learns that this part of the log is gone.
+//! One thread writes ([`writer`]); it gathers what is waiting into one redb commit, so that one
+//! fsync serves many callers. Readers see committed data only. A change log keyed by revision
+//! ([`log`]) is what watchers read, so a slow one never misses a change: it reads on where it
+//! stopped, or learns that this part of the log is gone.
 
 mod database;
 mod log;
@@ -32,7 +33,8 @@ use self::{
 };
 use super::{Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write};
 
-/// How much history is kept for watchers that come back. Whatever limit is reached first; the newest revision always stays.
+/// How much history is kept for watchers that come back. Whatever limit is reached first; the
+/// newest revision always stays.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogLimits {
     /// Default: 100,000: hours of a busy fleet's changes.
@@ -218,7 +220,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Revisions read from the log in one go: bounds the memory of a watcher that comes back after long.
+    /// Revisions read from the log in one go: bounds the memory of a watcher that comes back after
+    /// long.
     const PAGE: usize = 256;
 
     async fn next(mut self) -> Option<(Vec<WatchEvent>, Self)> {
@@ -228,7 +231,8 @@ impl Watch {
         loop {
             let after = self.after;
             if self.head.wait_for(|head| *head > after).await.is_err() {
-                // The store is closed: nothing will ever happen again, which is not an end that the contract knows.
+                // The store is closed: nothing will ever happen again, which is not an end that the
+                // contract knows.
                 drop(self); // and a forgotten watcher must not keep the file locked
                 return std::future::pending().await;
             }

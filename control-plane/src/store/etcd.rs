@@ -1,8 +1,9 @@
 //! The store in etcd, for any number of replicas.
 //!
-//! The client library is a thin stub over the API. What it leaves to its user is here: failover between endpoints ([`link`]),
-//! retries that never double a write ([`commit`]), a watch that resumes without gaps ([`watch`]), errors told apart by code and
-//! message ([`failure`]). Every value carries the stamp of the attempt that wrote it ([`stamp`]).
+//! The client library is a thin stub over the API. What it leaves to its user is here: failover
+//! between endpoints ([`link`]), retries that never double a write ([`commit`]), a watch that
+//! resumes without gaps ([`watch`]), errors told apart by code and message ([`failure`]). Every
+//! value carries the stamp of the attempt that wrote it ([`stamp`]).
 
 mod commit;
 mod connect;
@@ -80,7 +81,8 @@ impl Etcd {
         }
     }
 
-    /// All pages at one revision: `at`, or that of the first where it is 0; `None` when that was compacted.
+    /// All pages at one revision: `at`, or that of the first where it is 0; `None` when that was
+    /// compacted.
     async fn list_once(&self, prefix: &str, mut at: i64) -> Result<Option<(Vec<Record>, Revision)>, StoreError> {
         let start = self.link.path(prefix);
         let end = range_end(start.as_bytes());

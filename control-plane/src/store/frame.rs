@@ -1,8 +1,9 @@
-//! The form of an authenticated record: `magic 4 bytes, base revision u64 BE, HMAC-SHA256 32 bytes, value`.
+//! The form of an authenticated record:
+//! `magic 4 bytes, base revision u64 BE, HMAC-SHA256 32 bytes, value`.
 //!
-//! The tag covers the store's id, the record's key, the base revision and the value. The base is a revision of the store that the
-//! writer knew before it committed. No value of an earlier version begins with the magic: its first byte begins no protobuf message,
-//! no envelope and no JSON.
+//! The tag covers the store's id, the record's key, the base revision and the value. The base is a
+//! revision of the store that the writer knew before it committed. No value of an earlier version
+//! begins with the magic: its first byte begins no protobuf message, no envelope and no JSON.
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
@@ -43,8 +44,8 @@ impl Reason {
     }
 }
 
-/// Records that are framed. The others are what frames are opened with, and the authority: an envelope that is made once in a
-/// store's id, and opens nowhere else.
+/// Records that are framed. The others are what frames are opened with, and the authority: an
+/// envelope that is made once in a store's id, and opens nowhere else.
 pub(crate) fn has_frame(key: &Key) -> bool {
     match key {
         Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,

@@ -120,7 +120,8 @@ pub mod prefix {
         format!("in/{tenant}/")
     }
 
-    /// All records of one kind in a tenant: `agent`, `service`, `credential`, `token`, `tombstone`, `policy`.
+    /// All records of one kind in a tenant: `agent`, `service`, `credential`, `token`, `tombstone`,
+    /// `policy`.
     #[must_use]
     pub fn kind(tenant: &TenantName, kind: &str) -> String {
         format!("in/{tenant}/{kind}/")

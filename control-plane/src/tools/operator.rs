@@ -35,8 +35,9 @@ pub(crate) struct NewOperator<'a> {
 /// `--out -`: the context alone, with the PEM texts in it, to standard output.
 const STDOUT: &str = "-";
 
-/// Makes the first operator and writes `ca.pem`, `operator.pem`, `operator.key` and `context.toml` (mode 0600). The files are
-/// written before the operator is: one whose key is lost can't be made a second time.
+/// Makes the first operator and writes `ca.pem`, `operator.pem`, `operator.key` and `context.toml`
+/// (mode 0600). The files are written before the operator is: one whose key is lost can't be made a
+/// second time.
 pub(crate) async fn bootstrap_operator(config: &Config, new: NewOperator<'_>) -> Result<(), Failure> {
     let name = OperatorName::try_from(new.name).map_err(|e| Failure::usage(&format!("--name: {e}")))?;
     let to_stdout = new.out == Path::new(STDOUT);

@@ -14,10 +14,12 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Most records of one answer.
 const BATCH: usize = 500;
 
-/// A reader that stands behind the newest record it has seen. Reading never holds up a node that hands records in.
+/// A reader that stands behind the newest record it has seen. Reading never holds up a node that
+/// hands records in.
 pub struct Follow {
     trail: Trail,
-    /// `None`: nothing was seen yet. An empty trail has no position that comes before its first record.
+    /// `None`: nothing was seen yet. An empty trail has no position that comes before its first
+    /// record.
     after: Option<Position>,
     /// Requests that began before it are not of interest, in Unix microseconds.
     since_us: u64,

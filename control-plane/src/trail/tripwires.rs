@@ -1,4 +1,5 @@
-//! Tripwires: records that an agent in order does not cause. They are looked for as records arrive, so requests pay nothing for it.
+//! Tripwires: records that an agent in order does not cause. They are looked for as records arrive,
+//! so requests pay nothing for it.
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,8 @@ pub enum AlarmKind {
     ServiceNotGranted,
     /// A token of ours was in the path of a request for a service that takes none there.
     TokenInPath,
-    /// A token was used from a network (IPv4 /24, IPv6 /48) that it was not used from before. Learnt by this replica since its start.
+    /// A token was used from a network (IPv4 /24, IPv6 /48) that it was not used from before.
+    /// Learnt by this replica since its start.
     NewNetwork,
 }
 

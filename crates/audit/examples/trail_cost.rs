@@ -1,6 +1,7 @@
 //! What a trail costs: bytes a record, records a second and core, and how long searches take.
 //!
-//! `cargo run -p seks-audit --release --example trail_cost -- 10000000`. The records are those of 30 days of 300 agents.
+//! `cargo run -p seks-audit --release --example trail_cost -- 10000000`. The records are those of
+//! 30 days of 300 agents.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, reason = "a measurement")]
 

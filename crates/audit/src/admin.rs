@@ -1,4 +1,5 @@
-//! The chain of operators' changes: each holds the digest of the one before it, and the store holds the digest of the last.
+//! The chain of operators' changes: each holds the digest of the one before it, and the store holds
+//! the digest of the last.
 
 use sha2::{Digest as _, Sha256};
 
@@ -7,7 +8,8 @@ use crate::chain::Digest;
 /// Changes that a chain keeps. Each further one removes the oldest.
 pub const KEPT: u64 = 10_000;
 
-/// The digest of a change as it is encoded. The encoding includes the digest of the change before it.
+/// The digest of a change as it is encoded. The encoding includes the digest of the change before
+/// it.
 #[must_use]
 pub fn digest(encoded: &[u8]) -> Digest {
     Digest(Sha256::new().chain_update(b"seks/v1/admin-chain").chain_update(encoded).finalize().into())
@@ -48,7 +50,8 @@ pub enum Fault {
     },
 }
 
-/// Checks a chain that ends with the change `last`, whose digest is `head`. `links` are in order, the oldest first.
+/// Checks a chain that ends with the change `last`, whose digest is `head`. `links` are in order,
+/// the oldest first.
 #[must_use]
 pub fn verify(links: &[Link], last: u64, head: Digest) -> Vec<Fault> {
     let mut faults = Vec::new();

@@ -1,4 +1,5 @@
-//! A chain: the records of one process of a node, in order, each frame of them with the digest of all before.
+//! A chain: the records of one process of a node, in order, each frame of them with the digest of
+//! all before.
 
 use std::{fmt, str::FromStr};
 
@@ -63,8 +64,8 @@ impl Digest {
         Self(Sha256::new().chain_update(b"seks/v1/audit-chain").chain_update(chain.0).finalize().into())
     }
 
-    /// The digest after a frame of `count` records, whose first has the sequence `first`. `records` are its records, each with its
-    /// length in front.
+    /// The digest after a frame of `count` records, whose first has the sequence `first`. `records`
+    /// are its records, each with its length in front.
     #[must_use]
     pub fn after(&self, first: u64, count: u32, records: &[u8]) -> Self {
         let hash = Sha256::new().chain_update(self.0).chain_update(first.to_be_bytes());

@@ -1,4 +1,5 @@
-//! The few operations of a directory that spool and trail use. Tests replace them by a disk that tears, fills up and stalls.
+//! The few operations of a directory that spool and trail use. Tests replace them by a disk that
+//! tears, fills up and stalls.
 
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -88,7 +89,8 @@ impl Directory {
         Ok(Self(path.to_owned()))
     }
 
-    /// Makes it this process's alone, for as long as the result is kept. The kernel takes the lock back when the process ends.
+    /// Makes it this process's alone, for as long as the result is kept. The kernel takes the lock
+    /// back when the process ends.
     ///
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] while another process has it; of the file system.

@@ -1,8 +1,10 @@
-//! Exports: records, chains and admin changes in files, with a signed manifest. They are verified without the control plane.
+//! Exports: records, chains and admin changes in files, with a signed manifest. They are verified
+//! without the control plane.
 //!
-//! `records-NNNNNN.jsonl.zst` has one JSON object a record, with the record's own bytes in `record`. `frames.jsonl.zst` has the frames of
-//! the chains, `admin.jsonl.zst` the admin changes. `manifest.json` names every file with its SHA-256, and the ends of all chains.
-//! `manifest.sig` is an Ed25519 signature over `manifest.json`.
+//! `records-NNNNNN.jsonl.zst` has one JSON object a record, with the record's own bytes in
+//! `record`. `frames.jsonl.zst` has the frames of the chains, `admin.jsonl.zst` the admin changes.
+//! `manifest.json` names every file with its SHA-256, and the ends of all chains. `manifest.sig` is
+//! an Ed25519 signature over `manifest.json`.
 
 mod verify;
 mod writer;

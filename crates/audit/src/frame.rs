@@ -1,8 +1,9 @@
 //! The form of segments: a header, then frames.
 //!
-//! A frame is `length u32, CRC-32 u32, first sequence u64, count u32, body`. The length is the body's, and the CRC covers everything
-//! after it. The body is sealed under the segment's key, with the first sequence as nonce. It holds the digest of the chain before
-//! the frame, the time of writing and the records, each with its length in front. Numbers are big-endian.
+//! A frame is `length u32, CRC-32 u32, first sequence u64, count u32, body`. The length is the
+//! body's, and the CRC covers everything after it. The body is sealed under the segment's key, with
+//! the first sequence as nonce. It holds the digest of the chain before the frame, the time of
+//! writing and the records, each with its length in front. Numbers are big-endian.
 
 use zeroize::Zeroizing;
 

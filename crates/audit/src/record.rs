@@ -1,7 +1,7 @@
 //! Writes a record while its request is served: `AuditRecord` of `proto/seks/v1/audit.proto`.
 //!
-//! Each value is appended to one buffer in its wire form, in the order in which the stages find it. There is no tree of values to
-//! build, clone or encode.
+//! Each value is appended to one buffer in its wire form, in the order in which the stages find it.
+//! There is no tree of values to build, clone or encode.
 
 use crate::varint;
 
@@ -151,8 +151,8 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a record, in its order. Ends with `None` inside when the bytes are no record of varints and
-/// length-delimited fields.
+/// The fields of a record, in its order. Ends with `None` inside when the bytes are no record of
+/// varints and length-delimited fields.
 pub struct FieldsOf<'a> {
     rest: &'a [u8],
 }

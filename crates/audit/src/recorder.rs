@@ -30,12 +30,14 @@ use crate::{
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Bytes at which records wait no longer.
 const FLUSH_BYTES: usize = 256 * 1024;
-/// How long records that nobody waits for may be lost in a power cut. A killed process loses those of [`FLUSH_EVERY`].
+/// How long records that nobody waits for may be lost in a power cut. A killed process loses those
+/// of [`FLUSH_EVERY`].
 const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// How long the thread pauses after a failed write before it tries again for records that nobody waits for.
+/// How long the thread pauses after a failed write before it tries again for records that nobody
+/// waits for.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-/// A thread that has had nothing to do for this long sleeps until it is woken. Before that it looks by itself every [`FLUSH_EVERY`]: a
-/// wake-up for each request would cost more than recording it.
+/// A thread that has had nothing to do for this long sleeps until it is woken. Before that it looks
+/// by itself every [`FLUSH_EVERY`]: a wake-up for each request would cost more than recording it.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// How often old segments are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
@@ -43,9 +45,11 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 const SEGMENT_AGE: Duration = Duration::from_secs(300);
 /// Longest record. A longer one is refused; the pipeline's fields are bounded far below.
 pub const MAX_RECORD_BYTES: usize = 16 * 1024;
-/// What a reservation takes from the queue. Records of 99 in 100 requests are shorter; a longer one goes beyond the bound.
+/// What a reservation takes from the queue. Records of 99 in 100 requests are shorter; a longer one
+/// goes beyond the bound.
 const RESERVED_BYTES: usize = 1024;
-/// The part of the spool that only outcomes may use: an intent is refused while its outcome would not fit.
+/// The part of the spool that only outcomes may use: an intent is refused while its outcome would
+/// not fit.
 const OUTCOME_ROOM: u64 = 2 * MAX_RECORDS_BYTES as u64;
 
 /// Why a record that must be durable is not.
@@ -130,7 +134,8 @@ struct Shared {
     segments: Arc<Segments>,
 }
 
-/// Records to one spool. The thread ends, with everything written, when this is [closed](Self::close) or dropped.
+/// Records to one spool. The thread ends, with everything written, when this is
+/// [closed](Self::close) or dropped.
 pub struct Recorder(Arc<Shared>);
 
 impl Drop for Recorder {
@@ -200,7 +205,8 @@ impl Recorder {
         Some(Reservation(self.0.clone()))
     }
 
-    /// Queues a record that nobody waits for. A full queue drops it and counts it. With a `reservation` it is never dropped here.
+    /// Queues a record that nobody waits for. A full queue drops it and counts it. With a
+    /// `reservation` it is never dropped here.
     pub fn push(&self, record: &[u8], reservation: Option<Reservation>) {
         if self.enqueue(record, None, reservation.is_some()).is_err() {
             self.0.counts.dropped.fetch_add(1, Relaxed);
@@ -402,7 +408,8 @@ impl Writer {
         result
     }
 
-    /// Tells who waits. Records that nobody waits for are tried again, as long as the queue has room.
+    /// Tells who waits. Records that nobody waits for are tried again, as long as the queue has
+    /// room.
     fn failed(&mut self, mut batch: Batch, error: &SpoolError, closed: bool) {
         self.shared.counts.failures.fetch_add(1, Relaxed);
         let reason = match error {
@@ -426,7 +433,8 @@ impl Writer {
         }
         kept.extend_from_slice(batch.bytes.get(from..).unwrap_or_default());
         let mut queue = self.shared.queue.lock();
-        // At the limit of the spool only an upload helps, which may be hours away. The oldest are kept, and new ones dropped.
+        // At the limit of the spool only an upload helps, which may be hours away. The oldest are
+        // kept, and new ones dropped.
         if closed || kept.len() > self.shared.capacity {
             self.shared.counts.dropped.fetch_add(count.into(), Relaxed);
             self.shared.taken.fetch_sub(all, Relaxed);

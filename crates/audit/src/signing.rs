@@ -1,4 +1,5 @@
-//! The key that exports are signed with: Ed25519. The control plane holds it; anybody may have the public half.
+//! The key that exports are signed with: Ed25519. The control plane holds it; anybody may have the
+//! public half.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use data_encoding::{BASE64, HEXLOWER};

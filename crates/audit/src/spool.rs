@@ -38,7 +38,8 @@ pub struct SpoolOptions {
     pub max_age: Duration,
     /// A segment that has grown to this size is followed by another.
     pub segment_bytes: u64,
-    /// Whether records also go to a collector. Segments then stay until it has them, unless there is no room.
+    /// Whether records also go to a collector. Segments then stay until it has them, unless there
+    /// is no room.
     pub is_exported: bool,
 }
 
@@ -139,8 +140,8 @@ impl Segments {
         self.disk.read(&segment.name, offset, length.min(left))
     }
 
-    /// A replica has everything of `chain` up to `sequence`. Segments that nobody needs any more are removed. Returns how many records
-    /// were not acknowledged before. Blocks.
+    /// A replica has everything of `chain` up to `sequence`. Segments that nobody needs any more
+    /// are removed. Returns how many records were not acknowledged before. Blocks.
     pub fn acknowledge(&self, chain: ChainId, sequence: u64) -> u64 {
         let mut records = 0;
         for segment in self.list.lock().iter_mut().filter(|segment| segment.chain == chain) {
@@ -161,8 +162,8 @@ impl Segments {
         });
     }
 
-    /// Removes the oldest segments that a replica has and the collector doesn't, until `bytes` are free. Records stay recorded. Their
-    /// spans are lost, and counted.
+    /// Removes the oldest segments that a replica has and the collector doesn't, until `bytes` are
+    /// free. Records stay recorded. Their spans are lost, and counted.
     fn make_room(&self, bytes: u64) {
         let mut freed = 0;
         let list = self.list();
@@ -178,7 +179,8 @@ impl Segments {
         self.remove(|segment| names.contains(&&segment.name));
     }
 
-    /// Removes segments that were begun before `created_us`. Returns the records in them that no replica has.
+    /// Removes segments that were begun before `created_us`. Returns the records in them that no
+    /// replica has.
     fn expire(&self, created_us: u64) -> u64 {
         self.remove(|segment| !segment.is_open && segment.created_us < created_us)
     }
@@ -282,7 +284,8 @@ impl SpoolWriter {
         self.written != self.durable
     }
 
-    /// Fails when `more` bytes go beyond the limit of the disk that the spool may use, and nothing can be removed.
+    /// Fails when `more` bytes go beyond the limit of the disk that the spool may use, and nothing
+    /// can be removed.
     ///
     /// # Errors
     /// [`SpoolError::Full`].
@@ -295,10 +298,12 @@ impl SpoolWriter {
         if is_full() { Err(SpoolError::Full(limit)) } else { Ok(()) }
     }
 
-    /// Writes one frame: `count` records, each with its length in front, of at most [`frame::MAX_RECORDS_BYTES`] together.
+    /// Writes one frame: `count` records, each with its length in front, of at most
+    /// [`frame::MAX_RECORDS_BYTES`] together.
     ///
     /// # Errors
-    /// [`SpoolError`]. The chain has ended then if it had unsynced frames, and none of those counts as recorded.
+    /// [`SpoolError`]. The chain has ended then if it had unsynced frames, and none of those counts
+    /// as recorded.
     pub fn append(&mut self, count: u32, records: &[u8]) -> Result<(), SpoolError> {
         self.try_append(count, records).inspect_err(|_| self.abandon())
     }
@@ -396,8 +401,9 @@ impl SpoolWriter {
         (self.written, self.durable) = (Head::genesis(chain), Head::genesis(chain));
     }
 
-    /// Closes the segment if it was begun longer ago than `age`, so that it can be removed once it is uploaded, and removes
-    /// segments beyond the spool's age. Returns how many records were removed that nobody has acknowledged.
+    /// Closes the segment if it was begun longer ago than `age`, so that it can be removed once it
+    /// is uploaded, and removes segments beyond the spool's age. Returns how many records were
+    /// removed that nobody has acknowledged.
     pub fn tidy(&mut self, age: Duration) -> u64 {
         let now = unix_micros();
         let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));

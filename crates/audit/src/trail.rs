@@ -1,8 +1,10 @@
-//! The control plane's trail: what nodes have handed in, checked, kept for a set time, and searched.
+//! The control plane's trail: what nodes have handed in, checked, kept for a set time, and
+//! searched.
 //!
-//! What arrives goes into a log, as sealed as it came, and is acknowledged when the log is synced. Rows collect in memory and become
-//! a [`block`] when there are enough. A log and its block have the same number, so a start rebuilds from the log what had not
-//! become a block. Everything here blocks: callers use threads of their own.
+//! What arrives goes into a log, as sealed as it came, and is acknowledged when the log is synced.
+//! Rows collect in memory and become a [`block`] when there are enough. A log and its block have
+//! the same number, so a start rebuilds from the log what had not become a block. Everything here
+//! blocks: callers use threads of their own.
 
 pub(crate) mod block;
 mod column;
@@ -165,8 +167,8 @@ struct State {
     blocks: BTreeMap<u64, Arc<Block>>,
     /// Blocks that cannot be read, and why.
     damaged: BTreeMap<u64, String>,
-    /// Rows that are no block yet. Their number is the next block's. Shared while they are made a block or verified, and copied only if
-    /// one is appended meanwhile.
+    /// Rows that are no block yet. Their number is the next block's. Shared while they are made a
+    /// block or verified, and copied only if one is appended meanwhile.
     rows: Arc<Rows>,
     number: u64,
     chains: HashMap<ChainId, ChainState>,
@@ -282,7 +284,8 @@ impl Trail {
         Ok(OpenedSegment { header, key })
     }
 
-    /// The key of the segment that `header` begins, for `node`, if the trail knows the segment's chain as that node's.
+    /// The key of the segment that `header` begins, for `node`, if the trail knows the segment's
+    /// chain as that node's.
     ///
     /// # Errors
     /// [`FormatError`].
@@ -316,8 +319,8 @@ impl Trail {
         known.filter(|known| *known.node == *node).map(|known| known.head).collect()
     }
 
-    /// Takes frames in, each once. When this returns, those with an `Ok` are durable, and the head is what the trail has of their
-    /// chain.
+    /// Takes frames in, each once. When this returns, those with an `Ok` are durable, and the head
+    /// is what the trail has of their chain.
     pub fn ingest(&self, arrivals: &[Arrival]) -> Vec<Result<Head, IngestError>> {
         let mut log = self.log.lock();
         let (mut results, mut news) = (Vec::with_capacity(arrivals.len()), Vec::new());
@@ -373,8 +376,8 @@ impl Trail {
         let writer = match log {
             Some(writer) if !writer.is_broken() => writer,
             _ => {
-                // The log's end is undefined, or a block was due and could not be written. What the log holds is in memory,
-                // and has to be in a block before the log goes.
+                // The log's end is undefined, or a block was due and could not be written. What the
+                // log holds is in memory, and has to be in a block before the log goes.
                 self.seal_block()?;
                 let number = self.state.read().number;
                 log.insert(LogWriter::create(&*self.disk, number)?)
@@ -392,7 +395,8 @@ impl Trail {
         drop(state);
         if is_full {
             *log = None;
-            // What is durable stays in the log, so a failure here costs nothing but the next attempt.
+            // What is durable stays in the log, so a failure here costs nothing but the next
+            // attempt.
             if let Err(error) = self.seal_block() {
                 tracing::error!(%error, "a block of the audit trail cannot be written");
             }

@@ -8,11 +8,11 @@
 //! 1. A lease is based on a barrier: a time and a revision. Everything committed before that time
 //!    has at most that revision. A grant covers only the part of the TTL that is left since the
 //!    barrier ([`remaining_ttl`]). The node counts it from the time of its *request*
-//!    ([`lease_expiry`]). So a lease ends at most one TTL after its barrier, however long messages and
-//!    processes were delayed.
+//!    ([`lease_expiry`]). So a lease ends at most one TTL after its barrier, however long messages
+//!    and processes were delayed.
 //! 2. A node accepts a grant only when it has applied the grant's revision ([`may_accept_grant`]).
-//!    It applies a change only directly after the change before it ([`check_continuity`]). So a node
-//!    without a change never holds a lease whose barrier is newer than that change.
+//!    It applies a change only directly after the change before it ([`check_continuity`]). So a
+//!    node without a change never holds a lease whose barrier is newer than that change.
 //! 3. A replica grants a lease only to a node that was recorded in the store before the barrier
 //!    ([`may_grant`]). So a replica that has read a revision knows every node that may hold a lease
 //!    with an older barrier.

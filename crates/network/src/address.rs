@@ -84,8 +84,9 @@ fn classify_v6(ip: Ipv6Addr) -> AddressClass {
     if private { AddressClass::Private } else { AddressClass::Public }
 }
 
-/// The IPv4 addresses to which a packet for `ip` may be carried: NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056), Teredo (RFC 4380:
-/// server and client), ISATAP (RFC 5214), IPv4-compatible and IPv4-translated (RFC 2765).
+/// The IPv4 addresses to which a packet for `ip` may be carried: NAT64 (RFC 6052, RFC 8215), 6to4
+/// (RFC 3056), Teredo (RFC 4380: server and client), ISATAP (RFC 5214), IPv4-compatible and
+/// IPv4-translated (RFC 2765).
 fn embedded_v4(ip: Ipv6Addr) -> Vec<Ipv4Addr> {
     let s = ip.segments();
     let pair = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));

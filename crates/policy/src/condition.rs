@@ -314,7 +314,8 @@ fn simplify(of: Vec<Condition>, neutral: Truth) -> Condition {
             other => flat.push(other),
         }
     }
-    // Conditions after a constant are never reached. One before it may fail, and then that is the result.
+    // Conditions after a constant are never reached. One before it may fail, and then that is the
+    // result.
     if let Some(end) = flat.iter().position(|c| matches!(c, Condition::Const(_))) {
         flat.truncate(end + 1);
         if let Some(Condition::Const(last)) = flat.last()

@@ -381,7 +381,7 @@ impl<'a> CallEvaluator<'a> {
         is_read && !self.has_field_in_query(fields)
     }
 
-    /// Whether the query has a parameter that a server may take for a field of the body: many merge the two (Stripe, PHP, Rails).
+    /// Whether the query has a parameter that servers may merge with a body field (Stripe, PHP).
     fn has_field_in_query(&self, fields: &BodyFields) -> bool {
         if fields.is_empty() || self.call.query.is_empty() {
             return false;

@@ -1,4 +1,5 @@
-//! The agents, groups and services that policies name. Cedar's schema knows their types and not which of them exist.
+//! The agents, groups and services that policies name. Cedar's schema knows their types and not
+//! which of them exist.
 
 use super::parse::{end_of_line, end_of_string};
 

@@ -1,4 +1,5 @@
-//! Why a call is permitted or denied, and what an agent can reach at all: for operators, never on the path of a request.
+//! Why a call is permitted or denied, and what an agent can reach at all: for operators, never on
+//! the path of a request.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -36,14 +37,15 @@ pub struct PolicyTrace {
     pub distance: usize,
 }
 
-/// How much further away a policy is whose head names another service, agent or action, than one with an unmet condition.
+/// How much further away a policy is whose head names another service, agent or action, than one
+/// with an unmet condition.
 const OTHER_SERVICE: usize = 100;
 const OTHER_AGENT: usize = 40;
 const OTHER_ACTION: usize = 10;
 
 impl Policies {
-    /// What each policy makes of a call: first those that apply, then permits by how close the call comes to them, then forbids.
-    /// Takes some microseconds for each condition of each policy.
+    /// What each policy makes of a call: first those that apply, then permits by how close the call
+    /// comes to them, then forbids. Takes some microseconds for each condition of each policy.
     #[must_use]
     pub fn explain(
         &self,
@@ -164,8 +166,9 @@ impl Explainer<'_> {
         (unmet, distance)
     }
 
-    /// The worst truth in all forms of the call: for a permit a part must hold in each, for a forbid in one. And whether it is only
-    /// another form than the one that is sent which makes it so.
+    /// The worst truth in all forms of the call: for a permit a part must hold in each, for a
+    /// forbid in one. And whether it is only another form than the one that is sent which makes it
+    /// so.
     fn truth(&self, part: &Part, forbids: bool) -> (Truth, bool) {
         let compiled = Condition::compile_expression(&part.expr);
         let normalized = normalize_expression(&part.expr).ok().and_then(|expr| Condition::compile_expression(&expr));

@@ -13,8 +13,8 @@ use super::{
 pub struct ParsedPolicy {
     /// Its `@id`.
     pub id: PolicyId,
-    /// Its text, without comments around it. Where it uses body fields, the annotation `@body_fields` says which, with their
-    /// types.
+    /// Its text, without comments around it. Where it uses body fields, the annotation
+    /// `@body_fields` says which, with their types.
     pub text: String,
 }
 

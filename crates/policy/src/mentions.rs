@@ -106,8 +106,8 @@ pub(super) fn mentions(expr: &Expr) -> Mentions {
     expr.reduce(&mentions_of_node, &|a, b| a | b, Mentions::NOTHING)
 }
 
-/// The paths below `context.body` that `expr` names: `amount`, `card.number`. `""` where the body as
-/// a whole is a value. `expr` must be [shallow](is_shallow).
+/// The paths below `context.body` that `expr` names: `amount`, `card.number`. `""` where the body
+/// as a whole is a value. `expr` must be [shallow](is_shallow).
 pub(super) fn body_paths(expr: &Expr) -> BTreeSet<String> {
     let paths = RefCell::new(BTreeSet::new());
     let visit = |expr: &Expr| {

@@ -8,8 +8,8 @@
 //! the path, in query names and in the body's model, in the request and in the policies alike. It
 //! holds each query name in every form that a common server may read ([`super::query_name`]).
 //!
-//! A path that some servers also read as another one (`;`, `//`, `%25`, `%5C`, a dot at the end of a
-//! segment) is decided a third time, in folded form. A text of a policy that holds such a thing
+//! A path that some servers also read as another one (`;`, `//`, `%25`, `%5C`, a dot at the end of
+//! a segment) is decided a third time, in folded form. A text of a policy that holds such a thing
 //! itself means itself: the third time it is compared with the normalized form.
 //!
 //! A `forbid` therefore covers every spelling, and a `permit` or its `unless` excludes every
@@ -114,8 +114,8 @@ fn normalize_comparison(
         _ => false,
     };
     let other = if on_left { right } else { left };
-    // "Has a name" is true for any interpretation of the query. "Has no other names" uses the names as
-    // sent, because a list of permitted names must not have to list every interpretation.
+    // "Has a name" is true for any interpretation of the query. "Has no other names" uses the names
+    // as sent, because a list of permitted names must not have to list every interpretation.
     let has_name = controlled == AgentControlled::QueryKeys
         && matches!((op, on_left), (B::Contains | B::ContainsAll, true) | (B::ContainsAny, _));
     if has_name && fits {
@@ -190,7 +190,8 @@ fn normalize_other(expr: &Expr) -> Result<Expr, NotComparable> {
         }
         Expr::Literal(_) | Expr::Var(_) | Expr::GetAttr { .. } if call_part(expr).is_some() => expr.clone(),
         Expr::Literal(_) | Expr::Var(_) => expr.clone(),
-        // `context has body`, `context.body has model`: the chain itself is not compared with anything.
+        // `context has body`, `context.body has model`: the chain itself is not compared with
+        // anything.
         Expr::HasAttr { expr: of, .. } if is_context_chain(of) => expr.clone(),
         Expr::HasAttr { expr: of, attrs } => Expr::HasAttr { expr: normalize_child(of)?, attrs: attrs.clone() },
         Expr::UnaryOp { op, expr } => Expr::UnaryOp { op: *op, expr: normalize_child(expr)? },

@@ -326,8 +326,9 @@ fn annotations(policy: &Policy, declared: &BodyFields) -> Result<Annotations, St
     Ok(Annotations { id, audit, fields })
 }
 
-/// The annotation that names the body fields which a policy uses, with their types: `@body_fields("amount: Long")`. The control
-/// plane adds it when a policy is applied. A node that doesn't know the annotation refuses the policies, and permits nothing.
+/// The annotation that names the body fields which a policy uses, with their types:
+/// `@body_fields("amount: Long")`. The control plane adds it when a policy is applied. A node that
+/// doesn't know the annotation refuses the policies, and permits nothing.
 const BODY_FIELDS: &str = "body_fields";
 
 /// The text of a policy with the annotation for the fields that it uses.
@@ -376,7 +377,8 @@ fn used_fields(policy: &Policy, declared: &BodyFields) -> Option<BodyFields> {
     BodyFields::parse(used.map(|(path, kind)| (path, kind.name()))).ok()
 }
 
-/// A field that a policy names and nobody declares. Cedar takes a test for it as one that is never true.
+/// A field that a policy names and nobody declares. Cedar takes a test for it as one that is never
+/// true.
 fn undeclared_field(policy: &Policy, declared: &BodyFields) -> Option<String> {
     let is_known = |path: &String| {
         let root = path.split('.').next().unwrap_or_default();

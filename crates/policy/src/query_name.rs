@@ -27,7 +27,8 @@ pub(super) fn canonical_name(text: &str) -> Cow<'_, str> {
     Cow::Owned(if joined.is_empty() { fold_case(text) } else { joined })
 }
 
-/// Calls `each` with every form in which a server may read the decoded name `name`; [`canonical_name`]`(name)` is one of them.
+/// Calls `each` with every form in which a server may read the decoded name `name`;
+/// [`canonical_name`]`(name)` is one of them.
 pub(super) fn for_each_interpretation<'a>(name: &'a str, mut each: impl FnMut(Cow<'a, str>)) {
     if is_unambiguous(name) {
         return each(Cow::Borrowed(name));

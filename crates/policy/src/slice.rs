@@ -115,13 +115,14 @@ pub struct PolicySlice {
     policies: Arc<[Arc<CheckedPolicy>]>,
     shared: Arc<Shared>,
     subject: Subject,
-    /// The fields that are read from bodies. `None`: policies disagree about a type, and no body can be inspected.
+    /// The fields that are read from bodies. `None`: policies disagree about a type, and no body
+    /// can be inspected.
     body_fields: Option<Arc<BodyFields>>,
     /// A plan for each of [`METHODS`] and for each answer to "does the token grant the service".
     /// Made on first use.
     plans: [[OnceLock<Plan>; 2]; METHODS.len()],
-    /// The same for further methods: for each that a policy names, and then for all others, which no
-    /// policy tells apart, by [`MethodGroup`]. Made for the first request with one.
+    /// The same for further methods: for each that a policy names, and then for all others, which
+    /// no policy tells apart, by [`MethodGroup`]. Made for the first request with one.
     further: OnceLock<Box<[[OnceLock<Plan>; 2]]>>,
 }
 
@@ -164,7 +165,8 @@ impl PolicySlice {
         slice
     }
 
-    /// The fields that [`BodyFacts::read`](seks_service::request::BodyFacts::read) must look for. `None`: no body can be inspected.
+    /// The fields that [`BodyFacts::read`](seks_service::request::BodyFacts::read) must look for.
+    /// `None`: no body can be inspected.
     #[must_use]
     pub fn body_fields(&self) -> Option<&Arc<BodyFields>> {
         self.body_fields.as_ref()

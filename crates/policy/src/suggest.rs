@@ -1,6 +1,7 @@
 //! Writes the narrowest policies that permit what an agent was seen to do.
 //!
-//! One policy for each service and method. Paths are compared as a whole; a segment that looks like an id stands for any one segment.
+//! One policy for each service and method. Paths are compared as a whole; a segment that looks like
+//! an id stands for any one segment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,17 +52,20 @@ fn template(path: &str) -> Template {
     path.split('/').map(|segment| (!looks_like_id(segment)).then(|| segment.to_owned())).collect()
 }
 
-/// A number, a UUID, or a long word with digits, such as `run_0aBcD123` or `9f86d081`. Versions such as `v1` are none.
+/// A number, a UUID, or a long word with digits, such as `run_0aBcD123` or `9f86d081`. Versions
+/// such as `v1` are none.
 fn looks_like_id(segment: &str) -> bool {
     let is_word = segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'='));
     let digits = segment.bytes().filter(u8::is_ascii_digit).count();
     let is_number = digits > 0 && digits == segment.len();
-    // The name of a model or of a dated version is a word with digits; an id has several in a row of letters, or many.
+    // The name of a model or of a dated version is a word with digits; an id has several in a row
+    // of letters, or many.
     let longest = segment.split(['-', '_', '.', ':']).map(str::len).max().unwrap_or(0);
     is_number || (is_word && longest >= MIN_ID && digits >= 2)
 }
 
-/// No more than [`MAX_PATHS`]: where there are more, the segment with the most values is generalised first.
+/// No more than [`MAX_PATHS`]: where there are more, the segment with the most values is
+/// generalised first.
 fn narrowed(mut templates: BTreeSet<Template>) -> BTreeSet<Template> {
     while templates.len() > MAX_PATHS {
         let mut values: BTreeMap<(usize, usize), BTreeSet<&Option<String>>> = BTreeMap::new();

@@ -52,10 +52,12 @@ impl SessionKey {
         Ok(key)
     }
 
-    /// A fresh random key, sealed to the holder of `public_key`: `(key, encapsulated key, ciphertext)`.
+    /// A fresh random key, sealed to the holder of `public_key`:
+    /// `(key, encapsulated key, ciphertext)`.
     ///
     /// # Errors
-    /// [`SessionError::Exchange`] when `public_key` isn't an X25519 key; [`SessionError::Randomness`].
+    /// [`SessionError::Exchange`] when `public_key` isn't an X25519 key;
+    /// [`SessionError::Randomness`].
     pub fn offer(public_key: &[u8]) -> Result<(Self, Vec<u8>, Vec<u8>), SessionError> {
         let mut bytes = random_key()?;
         let to = HpkePublicKey(public_key.to_vec());
@@ -78,7 +80,8 @@ impl SessionKey {
         let mut nonce = [0_u8; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| SessionError::Randomness)?;
         let bytes = plaintext.expose();
-        // Exact capacity: a growing Vec would leave the plaintext in freed memory. It is encrypted in place.
+        // Exact capacity: a growing Vec would leave the plaintext in freed memory. It is encrypted
+        // in place.
         let mut out = Vec::with_capacity(NONCE_BYTES + bytes.len() + TAG_BYTES);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(bytes);

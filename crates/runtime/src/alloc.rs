@@ -64,8 +64,8 @@ unsafe impl GlobalAlloc for Mimalloc {
     }
 }
 
-/// How long freed memory is kept before the system gets it back, in milliseconds. mimalloc's own 1 s keeps several blocks of the audit
-/// trail's working memory at once.
+/// How long freed memory is kept before the system gets it back, in milliseconds. mimalloc's own 1
+/// s keeps several blocks of the audit trail's working memory at once.
 #[cfg(target_os = "linux")]
 const PURGE_DELAY_MS: c_long = 100;
 
@@ -82,14 +82,17 @@ unsafe extern "C" {
     fn mi_option_get(option: c_int) -> c_long;
 }
 
-/// Keeps the resident memory of a process near what it uses. For processes that run for long; call it first in `main`.
+/// Keeps the resident memory of a process near what it uses. For processes that run for long; call
+/// it first in `main`.
 ///
-/// mimalloc asks for huge pages wherever the system allows that, so each 2 MiB of which a byte is used is resident: 35 of the 44 MiB of
-/// an idle node. Page tables of such a process are small enough without. Programs that this process starts inherit the setting, so a
-/// process that runs other programs does not call this.
+/// mimalloc asks for huge pages wherever the system allows that, so each 2 MiB of which a byte is
+/// used is resident: 35 of the 44 MiB of an idle node. Page tables of such a process are small
+/// enough without. Programs that this process starts inherit the setting, so a process that runs
+/// other programs does not call this.
 #[cfg(target_os = "linux")]
 pub fn keep_memory_small() {
-    // SAFETY: both calls take numbers only, and neither touches memory of the caller. A kernel without the setting refuses it, which is harmless.
+    // SAFETY: both calls take numbers only, and neither touches memory of the caller. A kernel
+    // without the setting refuses it, which is harmless.
     unsafe {
         libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
         mi_option_set(MI_OPTION_PURGE_DELAY, PURGE_DELAY_MS);
@@ -100,7 +103,8 @@ pub fn keep_memory_small() {
 #[cfg(not(target_os = "linux"))]
 pub fn keep_memory_small() {}
 
-/// Gives memory that the current thread has freed back to the system. For threads that need much for a moment.
+/// Gives memory that the current thread has freed back to the system. For threads that need much
+/// for a moment.
 pub fn release_freed_memory() {
     // SAFETY: no memory that is in use is touched.
     unsafe { mi_collect(true) };
@@ -134,9 +138,9 @@ impl<A> Wiping<A> {
     }
 }
 
-// SAFETY: every pointer and layout is passed to `A` as it came, so `A`'s own guarantees carry over. `dealloc` and
-// `realloc` write only to the block that the caller gives up, and only within its layout, which the caller guarantees
-// to be the one it was allocated with.
+// SAFETY: every pointer and layout is passed to `A` as it came, so `A`'s own guarantees carry over.
+// `dealloc` and `realloc` write only to the block that the caller gives up, and only within its
+// layout, which the caller guarantees to be the one it was allocated with.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -152,19 +156,22 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives up `block`, which is `layout.size()` bytes long and not used by anyone else.
+        // SAFETY: the caller gives up `block`, which is `layout.size()` bytes long and not used by
+        // anyone else.
         unsafe {
             wipe(block, layout.size());
             self.0.dealloc(block, layout);
         }
     }
 
-    /// Always moves. `A::realloc` would free the old block, or the tail of a shrunk one, without wiping.
+    /// Always moves. `A::realloc` would free the old block, or the tail of a shrunk one, without
+    /// wiping.
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller guarantees that `new_size` isn't zero and doesn't overflow `isize` when rounded up to the
-        // alignment, which is what a valid layout is. The blocks are distinct, and the copy fits in both. On failure
-        // the old block stays untouched, as the trait asks.
+        // SAFETY: the caller guarantees that `new_size` isn't zero and doesn't overflow `isize`
+        // when rounded up to the alignment, which is what a valid layout is. The blocks are
+        // distinct, and the copy fits in both. On failure the old block stays untouched, as the
+        // trait asks.
         unsafe {
             let moved = self.0.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
             if !moved.is_null() {
@@ -176,7 +183,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     }
 }
 
-/// Counts the allocations of threads that ask for it, for tests that a request does not need more of them.
+/// Counts the allocations of threads that ask for it, for tests that a request does not need more
+/// of them.
 pub struct Counting<A>(A);
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -216,8 +224,8 @@ fn count() {
     }
 }
 
-// SAFETY: every call is passed to `A` as it came, so `A`'s own guarantees carry over. Counting allocates nothing: the flag of a thread
-// is constant at first and has no destructor.
+// SAFETY: every call is passed to `A` as it came, so `A`'s own guarantees carry over. Counting
+// allocates nothing: the flag of a thread is constant at first and has no destructor.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -252,8 +260,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
 /// `block` is valid for writes of `size` bytes.
 #[inline]
 unsafe fn wipe(block: *mut u8, size: usize) {
-    // SAFETY: the caller's promise. The empty assembly may read any memory as far as the compiler knows, so the zeros
-    // have to be there by then; LLVM does drop stores before a `free` that it recognises.
+    // SAFETY: the caller's promise. The empty assembly may read any memory as far as the compiler
+    // knows, so the zeros have to be there by then; LLVM does drop stores before a `free` that it
+    // recognises.
     unsafe {
         ptr::write_bytes(block, 0, size);
         std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags, readonly));
@@ -269,7 +278,8 @@ mod tests {
 
     use super::*;
 
-    /// Hands out pieces of one array and never takes them back, so that what is in a freed block can be looked at.
+    /// Hands out pieces of one array and never takes them back, so that what is in a freed block
+    /// can be looked at.
     struct Arena {
         memory: UnsafeCell<[u8; 4096]>,
         used: AtomicUsize,
@@ -323,7 +333,8 @@ mod tests {
         for size in (1..200).chain([4096, 70_000]) {
             for align in [1, 2, 4, 8, 16, 32, 64, 4096] {
                 let layout = Layout::from_size_align(size, align).unwrap();
-                // SAFETY: the layout is the same throughout, and the block is large enough for a byte at either end.
+                // SAFETY: the layout is the same throughout, and the block is large enough for a
+                // byte at either end.
                 unsafe {
                     let blocks: Vec<_> = (0..3).map(|_| Mimalloc.alloc(layout)).collect();
                     for block in &blocks {

@@ -260,7 +260,8 @@ impl Connection {
 }
 
 impl ListenerSlot {
-    /// The connection comes from `source`, as a balancer says. It counts as one of that source from now on.
+    /// The connection comes from `source`, as a balancer says. It counts as one of that source from
+    /// now on.
     pub fn comes_from(&self, source: IpAddr) {
         let source = source_network(source);
         let mut table = self.connections.lock();

@@ -28,8 +28,8 @@ impl From<Exit> for ExitCode {
 }
 
 /// Whether an error, or one of its causes, is a condition of the machine that passes without a
-/// change of the configuration: a full disk, no memory, no file descriptors, an I/O error. A service
-/// manager must start such a process again, so its exit code is [`Exit::Failed`], never
+/// change of the configuration: a full disk, no memory, no file descriptors, an I/O error. A
+/// service manager must start such a process again, so its exit code is [`Exit::Failed`], never
 /// [`Exit::Usage`].
 #[must_use]
 pub fn is_machines_fault(error: &(dyn Error + 'static)) -> bool {

@@ -48,7 +48,8 @@ pub fn install_panic_hook() {
         } else {
             logs::write_stderr_line(&format!("panicked at {location}"));
         }
-        // A panic of the main thread ends the process. Any other panic ends a task and must not wait for the log.
+        // A panic of the main thread ends the process. Any other panic ends a task and must not
+        // wait for the log.
         if std::thread::current().name() == Some("main") {
             logs::flush(PANIC_FLUSH_TIMEOUT);
         }

@@ -1,7 +1,7 @@
 //! Prometheus' text format as OpenMetrics 1.0, which is the form that carries exemplars.
 //!
-//! Metrics are written once, in the older format. An exemplar stands behind its bucket there, where the older format has a comment
-//! ([`EXEMPLAR`]). The older form leaves these out.
+//! Metrics are written once, in the older format. An exemplar stands behind its bucket there, where
+//! the older format has a comment ([`EXEMPLAR`]). The older form leaves these out.
 
 use std::fmt::Write as _;
 
@@ -61,7 +61,8 @@ pub fn merge(page: &str, other: &str) -> String {
     lines.fold(String::with_capacity(page.len() + other.len()), |page, line| page + line + "\n")
 }
 
-/// The page in OpenMetrics. The family of a counter is named without `_total`, and the page has an end.
+/// The page in OpenMetrics. The family of a counter is named without `_total`, and the page has an
+/// end.
 #[must_use]
 pub fn from_text(page: &str) -> String {
     let mut out = String::with_capacity(page.len() + 16);

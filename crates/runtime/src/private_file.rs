@@ -20,12 +20,12 @@ const GROUP_READS: u32 = 0o040;
 /// The rule is PostgreSQL's for private keys:
 /// - a regular file, owned by this process's user or by root. A process of root accepts any owner,
 ///   because a service's own files belong to the service's user.
-/// - Mode 0600 or stricter; or 0640, if root owns the file and its group is a group of this process.
-///   Kubernetes mounts secrets in this form, and so do packages that create a user.
+/// - Mode 0600 or stricter; or 0640, if root owns the file and its group is a group of this
+///   process. Kubernetes mounts secrets in this form, and so do packages that create a user.
 ///
 /// # Errors
-/// Of the file system. An exposed file is [`io::ErrorKind::PermissionDenied`] with a text that names
-/// the problem and the repair.
+/// Of the file system. An exposed file is [`io::ErrorKind::PermissionDenied`] with a text that
+/// names the problem and the repair.
 pub fn open_private(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     check(&file.metadata()?, &Reader::this_process()?)

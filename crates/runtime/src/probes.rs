@@ -52,7 +52,8 @@ pub trait ProbeHandler: Send + Sync + 'static {
     /// Whether the process serves its clients. The error text is the reason why not.
     fn ready(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
 
-    /// The metrics in Prometheus' text format, with exemplars behind their buckets as OpenMetrics has them.
+    /// The metrics in Prometheus' text format, with exemplars behind their buckets as OpenMetrics
+    /// has them.
     fn metrics(&self) -> String;
 }
 
@@ -130,7 +131,8 @@ impl ProbeServer {
                     pause.reset();
                     let slot = connections.admit(peer.ip()).await;
                     tokio::spawn(self.clone().serve_connection(tcp, slot));
-                    // Open connections run first. Accepting more could evict them before they are served.
+                    // Open connections run first. Accepting more could evict them before they are
+                    // served.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => pause.wait("metrics_listen", &error, &connections).await,

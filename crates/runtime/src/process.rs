@@ -1,4 +1,5 @@
-//! What every process shows of itself: its build, and what it takes from the machine. The names are those of Prometheus' client libraries.
+//! What every process shows of itself: its build, and what it takes from the machine. The names are
+//! those of Prometheus' client libraries.
 
 use std::{
     fmt::Write as _,
@@ -9,7 +10,8 @@ use std::{
 
 use super::VERSION;
 
-/// The unit of times in `/proc`: USER_HZ, which is 100 on every architecture that Linux runs Rust on.
+/// The unit of times in `/proc`: USER_HZ, which is 100 on every architecture that Linux runs Rust
+/// on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Metrics of the process in Prometheus' text format. What the system doesn't say is left out.

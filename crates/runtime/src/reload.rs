@@ -39,9 +39,10 @@ pub async fn due() {
     }
 }
 
-/// Starts to handle `SIGHUP` and changes of `file`. From then on the signal does not end the process.
-/// `log_filter` reads the configuration again and returns its `telemetry.log`. A configuration that
-/// is invalid is logged, and the present filter remains. Call it within the main runtime.
+/// Starts to handle `SIGHUP` and changes of `file`. From then on the signal does not end the
+/// process. `log_filter` reads the configuration again and returns its `telemetry.log`. A
+/// configuration that is invalid is logged, and the present filter remains. Call it within the main
+/// runtime.
 ///
 /// # Errors
 /// When the process may not install a signal handler.

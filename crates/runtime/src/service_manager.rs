@@ -1,5 +1,5 @@
-//! What the process reports to systemd (`sd_notify(3)`): readiness, a line of status, and that it is
-//! not stuck. Without `NOTIFY_SOCKET` all of it does nothing.
+//! What the process reports to systemd (`sd_notify(3)`): readiness, a line of status, and that it
+//! is not stuck. Without `NOTIFY_SOCKET` all of it does nothing.
 
 use std::time::Duration;
 

@@ -42,8 +42,8 @@ pub struct TelemetryConfig {
     pub service_instance: Option<String>,
     /// The address of `/metrics`, `/healthz` and `/readyz`. Default: the plane's own.
     pub metrics_listen: Option<SocketAddr>,
-    /// The log filter: a level, or `TARGET=LEVEL,…`. Reloaded on `SIGHUP` and when the file changes.
-    /// The variable `SEKS_LOG` overrides it. Default: `info`.
+    /// The log filter: a level, or `TARGET=LEVEL,…`. Reloaded on `SIGHUP` and when the file
+    /// changes. The variable `SEKS_LOG` overrides it. Default: `info`.
     pub log: Option<String>,
     /// Most spans that wait for the collector; a request has one or two. Default: 65,536 (about 30
     /// MiB when full); 1 to 10,000,000.
@@ -175,7 +175,8 @@ impl Telemetry {
         tracing::dispatcher::with_default(&self.inner.dispatch, make)
     }
 
-    /// A connection of its own to the collector, for spans that are kept elsewhere than in the queue. `None` without a collector.
+    /// A connection of its own to the collector, for spans that are kept elsewhere than in the
+    /// queue. `None` without a collector.
     #[must_use]
     pub fn sender(&self) -> Option<SpanSender> {
         let ExportTarget { config, endpoint, resource } = self.inner.target.as_ref()?;
@@ -186,8 +187,9 @@ impl Telemetry {
         ))
     }
 
-    /// Sends what `page` gives, metrics in Prometheus' text format, every [`metrics_interval`](TelemetryConfig::metrics_interval).
-    /// Nothing where that isn't set, or without a collector. What the collector does not accept is not sent again: the next page has
+    /// Sends what `page` gives, metrics in Prometheus' text format, every
+    /// [`metrics_interval`](TelemetryConfig::metrics_interval). Nothing where that isn't set, or
+    /// without a collector. What the collector does not accept is not sent again: the next page has
     /// more recent values. Must be called within a runtime.
     pub fn export_metrics(&self, page: impl Fn() -> String + Send + 'static) {
         let Some(ExportTarget { config, endpoint, resource }) = &self.inner.target else { return };

@@ -1,18 +1,21 @@
-//! Headers by which a request reads another object than the one in its path: server-side copies of object stores.
+//! Headers by which a request reads another object than the one in its path: server-side copies of
+//! object stores.
 
 use super::Service;
 
 /// What the value of such a header is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopySource {
-    /// `BUCKET/KEY`, percent-encoded, as S3 and the stores with its protocol take it. Policies are decided on that path too.
+    /// `BUCKET/KEY`, percent-encoded, as S3 and the stores with its protocol take it. Policies are
+    /// decided on that path too.
     Object,
-    /// A URL, a path below an account, or a host and a path. Policies cannot be decided on it, so it needs the service's
-    /// `pass_headers`.
+    /// A URL, a path below an account, or a host and a path. Policies cannot be decided on it, so
+    /// it needs the service's `pass_headers`.
     Undecided,
 }
 
-/// In order. Beside S3 and its kind: Azure Blob and Data Lake, Tencent COS, Swift (also its links and manifests), UpYun.
+/// In order. Beside S3 and its kind: Azure Blob and Data Lake, Tencent COS, Swift (also its links
+/// and manifests), UpYun.
 const SOURCES: &[(&str, CopySource)] = &[
     ("x-amz-copy-source", CopySource::Object),
     ("x-amz-rename-source", CopySource::Undecided),
@@ -46,7 +49,8 @@ impl CopySource {
     }
 }
 
-/// Path and query of the object that a [`CopySource::Object`] names, as a request for it would write them.
+/// Path and query of the object that a [`CopySource::Object`] names, as a request for it would
+/// write them.
 ///
 /// # Errors
 /// What is wrong with it, if it cannot be told which path of this service is read.

@@ -5,8 +5,8 @@ use seks_types::secret::Fields;
 use super::{InjectionSite, Service};
 
 impl Service {
-    /// Gives the field that cannot stand where the service puts it: a user name of HTTP Basic holds no colon, because servers
-    /// split `user:password` at the first (RFC 7617, 2).
+    /// Gives the field that cannot stand where the service puts it: a user name of HTTP Basic holds
+    /// no colon, because servers split `user:password` at the first (RFC 7617, 2).
     #[must_use]
     pub fn unusable_field(&self, fields: &Fields) -> Option<&str> {
         let basic = self.injection.iter().filter_map(|site| match site {

@@ -17,8 +17,9 @@ pub struct DeniedPath {
     initials: Initials,
 }
 
-/// The first bytes of the first segments, in lower case, and which of them count: nearly every path differs from every pattern in
-/// one of them. One comparison of numbers instead of a comparison of texts for each pattern of a service.
+/// The first bytes of the first segments, in lower case, and which of them count: nearly every path
+/// differs from every pattern in one of them. One comparison of numbers instead of a comparison of
+/// texts for each pattern of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Initials {
     bytes: u64,
@@ -91,8 +92,8 @@ impl DeniedPath {
     }
 
     /// Whether a request matches, in any spelling. APIs differ in whether they ignore case, and in
-    /// whether they decode escapes before or after they split a path. So the path is also compared in
-    /// normalized and in folded form, and segment by segment.
+    /// whether they decode escapes before or after they split a path. So the path is also compared
+    /// in normalized and in folded form, and segment by segment.
     #[must_use]
     pub fn matches(&self, method: &Method, path: &str) -> bool {
         self.is_method(method)
@@ -104,7 +105,8 @@ impl DeniedPath {
     }
 
     fn matches_other_forms(&self, path: &str) -> bool {
-        // An escaped slash separates nothing for a server that splits first: `/projects/a%2Fb/access%5Ftokens`.
+        // An escaped slash separates nothing for a server that splits first:
+        // `/projects/a%2Fb/access%5Ftokens`.
         let raw = path.split('/').flat_map(|s| s.split("%5C")).flat_map(|s| s.split("%5c"));
         let split_first: Vec<String> = raw.map(folded_segment).filter(|s| !s.is_empty()).collect();
         self.matches_segments(segments(&normalized_path(path)))

@@ -3,9 +3,9 @@
 //!
 //! The digest covers everything by which an agent or an editor could send a secret elsewhere or
 //! expose it: the origin and the roots that verify it, the base path (it selects the endpoint on a
-//! shared host), the credential's fields and which of them are public, and the injection sites or the signing configuration. It
-//! excludes what an agent can set in its own request (other headers), limits, timeouts, titles, and
-//! settings that only restrict access.
+//! shared host), the credential's fields and which of them are public, and the injection sites or
+//! the signing configuration. It excludes what an agent can set in its own request (other headers),
+//! limits, timeouts, titles, and settings that only restrict access.
 
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use seks_proto::wire;
@@ -35,8 +35,8 @@ impl Service {
                 hasher.add_list(["aws-sigv4", &signing.service, region].map(|part| part.as_bytes().to_vec()));
             }
         }
-        // A field that becomes public is no longer masked in answers, which exposes it. Without public
-        // fields the digest is that of earlier versions.
+        // A field that becomes public is no longer masked in answers, which exposes it. Without
+        // public fields the digest is that of earlier versions.
         if !self.public.is_empty() {
             hasher.add(b"public");
             hasher.add_list(sorted(self.public.iter().map(|field| field.as_bytes().to_vec())));

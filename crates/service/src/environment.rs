@@ -1,8 +1,10 @@
-//! The environment variables of a service's clients: which names and templates a definition may have.
+//! The environment variables of a service's clients: which names and templates a definition may
+//! have.
 //!
 //! `seks env` prints them for a shell, and `seks run` sets them for a command. The author of a
 //! definition must not be able to run a program of theirs in that shell or command. So names that a
-//! shell, a loader or a language runtime acts on are refused here, by the control plane and by the CLI.
+//! shell, a loader or a language runtime acts on are refused here, by the control plane and by the
+//! CLI.
 
 use std::collections::BTreeMap;
 

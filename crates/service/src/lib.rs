@@ -100,11 +100,12 @@ const RESERVED: &[&str] = &[
     "www",
 ];
 
-/// The service that a tenant's exchange key is the credential of. No token reaches it, and nothing is sent there.
+/// The service that a tenant's exchange key is the credential of. No token reaches it, and nothing
+/// is sent there.
 pub const EXCHANGE: &str = "seks-exchange";
 
-/// Whether a service is not an upstream, but carries a key that the product uses itself. Commands that list what agents may
-/// reach leave it out.
+/// Whether a service is not an upstream, but carries a key that the product uses itself. Commands
+/// that list what agents may reach leave it out.
 #[must_use]
 pub fn is_internal(name: &str) -> bool {
     name == INTERCEPTION || name == EXCHANGE
@@ -224,9 +225,9 @@ pub enum TokenSlot {
     Query(String),
     /// `Authorization: Basic`, with the token as user, password or either.
     Basic(BasicPart),
-    /// A segment at the beginning of the path, as the text before and after the token (`bot` and `""`
-    /// for `/bot{token}`, `file/bot` and `""` for `/file/bot{token}`). The credential is written in
-    /// its place, behind the segments before it.
+    /// A segment at the beginning of the path, as the text before and after the token (`bot` and
+    /// `""` for `/bot{token}`, `file/bot` and `""` for `/file/bot{token}`). The credential is
+    /// written in its place, behind the segments before it.
     Path(String, String),
     /// `Sec-WebSocket-Protocol`: one value is this prefix followed by the token.
     Subprotocol(String),
@@ -279,7 +280,8 @@ impl TryFrom<&wire::Service> for Service {
         let (tenant, name) = (TenantName::try_from(wire.tenant.as_str())?, ServiceName::try_from(wire.name.as_str())?);
         let private_networks =
             Networks::parse(&wire.private_networks).map_err(|e| invalid("private_networks", e.to_string()))?;
-        // A control plane sends the networks in place of the flag. An older node knows only the flag and refuses.
+        // A control plane sends the networks in place of the flag. An older node knows only the
+        // flag and refuses.
         let allow_private = wire.allow_private || !private_networks.is_empty();
         let upstream = Upstream::parse(&wire.upstream, allow_private)?;
         let Injection { fields, sites: injection, sigv4 } = Injection::from_wire(wire, &upstream)?;

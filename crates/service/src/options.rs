@@ -8,8 +8,8 @@ use super::{ServiceError, header_name, invalid};
 /// Where `context.mcp` of a policy comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum McpSource {
-    /// The request's `Mcp-Method` and `Mcp-Name`, which must equal the body's. MCP requires them since
-    /// 2026-07-28. A request without them has no `context.mcp`.
+    /// The request's `Mcp-Method` and `Mcp-Name`, which must equal the body's. MCP requires them
+    /// since 2026-07-28. A request without them has no `context.mcp`.
     Headers,
     /// The same, but the body alone where a request has no `Mcp-Method`.
     HeadersOrBody,

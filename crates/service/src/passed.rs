@@ -13,7 +13,8 @@ const MAX_NAME: usize = 64;
 /// Headers and cookies that a service takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
-    /// Headers with `_` in their names, and those of [`CopySource`] on which policies are not decided.
+    /// Headers with `_` in their names, and those of [`CopySource`] on which policies are not
+    /// decided.
     pub headers: Vec<HeaderName>,
     /// Names of cookies, compared with case.
     pub cookies: Vec<String>,

@@ -3,7 +3,8 @@
 //! policies may use.
 //!
 //! Both refuse instead of repairing. A target that two servers could read differently leaves the
-//! node only for a service that allows it, and policies are decided on every reading. A body that two parsers could read differently counts as not inspected.
+//! node only for a service that allows it, and policies are decided on every reading. A body that
+//! two parsers could read differently counts as not inspected.
 
 mod body;
 pub mod fields;

@@ -41,10 +41,12 @@ pub struct ServiceSpec {
     /// Default: where the key is injected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<String>,
-    /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they appear.
+    /// The credential's fields. Default: the `{names}` in `inject`, in the order in which they
+    /// appear.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
-    /// Of `fields`: no secrets, such as a user name or an account id. They are not masked in answers.
+    /// Of `fields`: no secrets, such as a user name or an account id. They are not masked in
+    /// answers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub public: Vec<String>,
     /// Headers that are added when the agent sends none of that name.
@@ -109,7 +111,8 @@ pub struct ServiceSpec {
     /// Forwards `traceparent` and `tracestate`.
     #[serde(skip_serializing_if = "is_false")]
     pub forward_trace_context: bool,
-    /// The agent's `traceparent` becomes the parent of the request's span. Without it, the span has a trace of its own and a link.
+    /// The agent's `traceparent` becomes the parent of the request's span. Without it, the span has
+    /// a trace of its own and a link.
     #[serde(skip_serializing_if = "is_false")]
     pub trust_trace_context: bool,
     /// Rewrites URLs of the upstream in JSON and event-stream bodies to URLs of the node.
@@ -126,9 +129,9 @@ pub struct ServiceSpec {
     /// before MCP 2026-07-28.
     #[serde(skip_serializing_if = "is_false")]
     pub mcp_without_headers: bool,
-    /// Fields of JSON and form bodies that policies may use as `context.body.NAME`, with their types
-    /// `Long`, `String`, `Bool` or `decimal`: `amount = "Long"`. A field of an object is written
-    /// `"card.number"`.
+    /// Fields of JSON and form bodies that policies may use as `context.body.NAME`, with their
+    /// types `Long`, `String`, `Bool` or `decimal`: `amount = "Long"`. A field of an object is
+    /// written `"card.number"`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub body_fields: BTreeMap<String, String>,
     /// Only for `seks-interception`: HTTPS_PROXY mode passes connections to hosts of no service

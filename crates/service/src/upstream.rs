@@ -47,7 +47,8 @@ impl Upstream {
         let wrong = || UpstreamError::NotAnOrigin(text.chars().take(120).collect());
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let (scheme, authority) = (uri.scheme_str().ok_or_else(wrong)?, uri.authority().ok_or_else(wrong)?.clone());
-        // The text must equal its parsed parts: no user, path, query or fragment. Lower case is the canonical form.
+        // The text must equal its parsed parts: no user, path, query or fragment. Lower case is the
+        // canonical form.
         if text != format!("{scheme}://{authority}")
             || authority.as_str().contains('@')
             || text != text.to_ascii_lowercase()
@@ -86,7 +87,8 @@ impl Upstream {
                 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
         let last = host.rsplit('.').next().unwrap_or_default();
-        // Some resolvers take a last label of digits (or 0x…) for an address. No top-level domain begins with a digit.
+        // Some resolvers take a last label of digits (or 0x…) for an address. No top-level domain
+        // begins with a digit.
         let numeric = last.bytes().next().is_some_and(|b| b.is_ascii_digit());
         if host.len() > 253 || !host.split('.').all(label) || numeric {
             return Err(UpstreamError::NotAnOrigin(host.chars().take(120).collect()));

@@ -1,8 +1,10 @@
-//! Exchanged tokens: they carry what they stand for, and a MAC under the tenant's exchange key, which nodes hold.
+//! Exchanged tokens: they carry what they stand for, and a MAC under the tenant's exchange key,
+//! which nodes hold.
 //!
-//! So every node of the tenant honours such a token, and none of them writes to the store. The digest of the trust's record is
-//! in it. A node looks that record up for each request, so that a deleted trust, a denied subject and a withdrawn issuer's key end
-//! the token at the same moment as they end all others.
+//! So every node of the tenant honours such a token, and none of them writes to the store. The
+//! digest of the trust's record is in it. A node looks that record up for each request, so that a
+//! deleted trust, a denied subject and a withdrawn issuer's key end the token at the same moment as
+//! they end all others.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use prost::Message as _;
@@ -74,7 +76,8 @@ pub struct ExchangeKey<'a> {
 impl<'a> ExchangeKey<'a> {
     /// The field of the credential that holds the key that tokens are made with.
     pub const CURRENT: &'static str = "current";
-    /// The field that holds the key before it, which verifies tokens that were made until the rotation.
+    /// The field that holds the key before it, which verifies tokens that were made until the
+    /// rotation.
     pub const PREVIOUS: &'static str = "previous";
 
     /// From the fields of the tenant's exchange credential.
@@ -114,7 +117,8 @@ impl<'a> ExchangeKey<'a> {
 }
 
 impl ExchangedToken {
-    /// The trust that a token names, before anything of it is known to be true: the trust's tenant has the key.
+    /// The trust that a token names, before anything of it is known to be true: the trust's tenant
+    /// has the key.
     ///
     /// # Errors
     /// [`Malformed`] for what is no token of this kind.

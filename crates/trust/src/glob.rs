@@ -1,7 +1,8 @@
 //! Globs over claims.
 //!
-//! `*` stands for any characters except `/` and `:`, which separate the parts of a subject. `**` stands for any characters.
-//! `repo:acme/*:ref:refs/heads/main` therefore matches no subject with further parts. `\*` and `\\` stand for themselves.
+//! `*` stands for any characters except `/` and `:`, which separate the parts of a subject. `**`
+//! stands for any characters. `repo:acme/*:ref:refs/heads/main` therefore matches no subject with
+//! further parts. `\*` and `\\` stand for themselves.
 
 /// Longest glob, in bytes.
 const MAX_BYTES: usize = 512;

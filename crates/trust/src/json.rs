@@ -1,4 +1,5 @@
-//! JSON objects in which no name stands twice, at any depth: parsers differ in which of the two counts (RFC 8725, 2.7).
+//! JSON objects in which no name stands twice, at any depth: parsers differ in which of the two
+//! counts (RFC 8725, 2.7).
 
 use std::fmt;
 

@@ -47,13 +47,15 @@ pub enum Rejected {
     NoAgent,
 }
 
-/// Whether a value could be a token of an issuer: it begins as base64url of `{"` does, and has two dots.
+/// Whether a value could be a token of an issuer: it begins as base64url of `{"` does, and has two
+/// dots.
 #[must_use]
 pub fn looks_like_jwt(value: &[u8]) -> bool {
     value.starts_with(b"ey") && value.len() <= MAX_JWT_BYTES && value.iter().filter(|b| **b == b'.').count() == 2
 }
 
-/// A token of an issuer whose form is right. Nothing in it is known to be true until [`KeySet`](super::KeySet) has verified it.
+/// A token of an issuer whose form is right. Nothing in it is known to be true until
+/// [`KeySet`](super::KeySet) has verified it.
 pub struct Jwt<'a> {
     signed: &'a str,
     signature: &'a str,
@@ -143,7 +145,8 @@ impl<'a> Jwt<'a> {
     /// Its life at `now`, in Unix seconds: when it ends.
     ///
     /// # Errors
-    /// [`Rejected::Expired`], [`Rejected::NotYetValid`], [`Rejected::LivesTooLong`], [`Rejected::Malformed`].
+    /// [`Rejected::Expired`], [`Rejected::NotYetValid`], [`Rejected::LivesTooLong`],
+    /// [`Rejected::Malformed`].
     pub fn check_times(&self, now: i64) -> Result<i64, Rejected> {
         let exp = self.time("exp")?.ok_or(Rejected::Malformed("it has no `exp`"))?;
         let (nbf, iat) = (self.time("nbf")?, self.time("iat")?);
@@ -174,7 +177,8 @@ impl<'a> Jwt<'a> {
     /// The thumbprint of the certificate that it is bound to (RFC 8705, 3.1).
     ///
     /// # Errors
-    /// [`Rejected::Malformed`] for a confirmation of another kind: what cannot be checked must not be ignored.
+    /// [`Rejected::Malformed`] for a confirmation of another kind: what cannot be checked must not
+    /// be ignored.
     pub fn certificate(&self) -> Result<Option<[u8; 32]>, Rejected> {
         let Some(confirmation) = self.claims.get("cnf") else { return Ok(None) };
         let thumbprint = confirmation.as_object().filter(|members| members.len() == 1);
@@ -204,7 +208,8 @@ impl<'a> Jwt<'a> {
     }
 }
 
-/// The algorithm and the key's id. `jwk`, `jku`, `x5u` and `x5c` are never read: the issuer's keys are known.
+/// The algorithm and the key's id. `jwk`, `jku`, `x5u` and `x5c` are never read: the issuer's keys
+/// are known.
 fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, String), Rejected> {
     let malformed = |what| Rejected::Malformed(what);
     if ["crit", "b64", "zip", "enc"].iter().any(|name| header.contains_key(*name)) {

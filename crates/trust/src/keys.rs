@@ -67,7 +67,8 @@ impl Family {
 }
 
 impl KeySet {
-    /// Reads a key set. Keys of other kinds, for encryption, or with too short a modulus are left out.
+    /// Reads a key set. Keys of other kinds, for encryption, or with too short a modulus are left
+    /// out.
     ///
     /// # Errors
     /// [`KeySetError`].
@@ -84,8 +85,9 @@ impl KeySet {
         if keys.is_empty() { Err(KeySetError::Empty) } else { Ok(Self(keys)) }
     }
 
-    /// The set as it is stored and sent to nodes: usable keys alone, without certificates and unknown members. Two sets with
-    /// the same keys have the same text, in whichever order an issuer lists them.
+    /// The set as it is stored and sent to nodes: usable keys alone, without certificates and
+    /// unknown members. Two sets with the same keys have the same text, in whichever order an
+    /// issuer lists them.
     ///
     /// # Errors
     /// [`KeySetError`].

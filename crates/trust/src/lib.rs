@@ -1,10 +1,12 @@
-//! Identity exchange: an agent proves who it is by a token of an issuer that its tenant trusts, in place of a stored secret.
+//! Identity exchange: an agent proves who it is by a token of an issuer that its tenant trusts, in
+//! place of a stored secret.
 //!
-//! [`Jwt`] reads such a token, [`KeySet`] verifies its signature, and [`TrustRule`] says which agent it stands for. An
-//! [`ExchangedToken`] carries the outcome. Nothing here does I/O, and nothing here reads a clock.
+//! [`Jwt`] reads such a token, [`KeySet`] verifies its signature, and [`TrustRule`] says which
+//! agent it stands for. An [`ExchangedToken`] carries the outcome. Nothing here does I/O, and
+//! nothing here reads a clock.
 //!
-//! Signatures and JWKs are `jsonwebtoken`'s. The crate's own validation is not used: it ignores repeated JSON keys and `crit`,
-//! and a rule needs claims that it does not know.
+//! Signatures and JWKs are `jsonwebtoken`'s. The crate's own validation is not used: it ignores
+//! repeated JSON keys and `crit`, and a rule needs claims that it does not know.
 
 mod algorithm;
 mod exchanged;
@@ -28,7 +30,8 @@ pub use self::{
 pub const MAX_JWT_BYTES: usize = 16 * 1024;
 /// Longest life of an issuer's token: 24 h from `iat` to `exp`.
 pub const MAX_LIFE_SECONDS: i64 = 24 * 60 * 60;
-/// Life of an exchanged token where a trust does not say otherwise, and the most that it can say: 15 min.
+/// Life of an exchanged token where a trust does not say otherwise, and the most that it can say:
+/// 15 min.
 pub const MAX_EXCHANGED_SECONDS: i64 = 15 * 60;
 
 #[cfg(test)]

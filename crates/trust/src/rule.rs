@@ -124,7 +124,8 @@ impl TryFrom<&wire::Trust> for TrustRule {
     }
 }
 
-/// Whether keys may be fetched from `url`: over TLS, or from a loopback address. Whoever can change a key set on the way can make tokens.
+/// Whether keys may be fetched from `url`: over TLS, or from a loopback address. Whoever can change
+/// a key set on the way can make tokens.
 #[must_use]
 pub fn is_trustworthy_transport(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
@@ -134,8 +135,9 @@ pub fn is_trustworthy_transport(url: &str) -> bool {
     secure && !authority.contains('@')
 }
 
-/// Whether `issuer` is a URL that discovery can start from: `https`, or `http` on a loopback address, with neither query nor
-/// user, and in ASCII, so that no other character looks like one of its own.
+/// Whether `issuer` is a URL that discovery can start from: `https`, or `http` on a loopback
+/// address, with neither query nor user, and in ASCII, so that no other character looks like one of
+/// its own.
 ///
 /// # Errors
 /// [`RuleError`].

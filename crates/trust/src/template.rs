@@ -1,7 +1,7 @@
 //! The name of an agent, made from claims.
 //!
-//! A claim's value is put in as it is. A value that is no part of a name is refused: a replacement such as `-` for `/` would
-//! give two subjects one name.
+//! A claim's value is put in as it is. A value that is no part of a name is refused: a replacement
+//! such as `-` for `/` would give two subjects one name.
 
 use seks_types::id::AgentName;
 
@@ -19,7 +19,8 @@ enum Piece {
 }
 
 impl Template {
-    /// Parses a template. `None`: a brace without its pair, an empty claim, or text that is no part of a name.
+    /// Parses a template. `None`: a brace without its pair, an empty claim, or text that is no part
+    /// of a name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut pieces = Vec::new();
@@ -54,7 +55,8 @@ impl Template {
         })
     }
 
-    /// The agent's name. `value` gives the one value of a claim. `None`: a claim is missing, or the result is no name.
+    /// The agent's name. `value` gives the one value of a claim. `None`: a claim is missing, or the
+    /// result is no name.
     pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Option<AgentName> {
         let mut name = String::new();
         for piece in &self.0 {

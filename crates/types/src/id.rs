@@ -10,8 +10,8 @@ pub struct NameError {
     kind: &'static str,
 }
 
-/// `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`: a DNS label, so a name is safe in a store key, a URL path, a host name, a
-/// certificate and a metric label without escaping.
+/// `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`: a DNS label, so a name is safe in a store key, a URL
+/// path, a host name, a certificate and a metric label without escaping.
 #[must_use]
 pub fn is_name(s: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -110,7 +110,8 @@ names! {
 pub const CANARY_PREFIX: &str = "tok-canary-";
 
 impl TokenId {
-    /// A fresh random id of a canary: a token that grants nothing and is there to be found. Its id says so in every record.
+    /// A fresh random id of a canary: a token that grants nothing and is there to be found. Its id
+    /// says so in every record.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
@@ -124,7 +125,8 @@ impl TokenId {
         self.as_str().starts_with(CANARY_PREFIX)
     }
 
-    /// A fresh random id: `tok-` and 16 characters of base 36, about 82 bits. Nothing depends on it being unguessable.
+    /// A fresh random id: `tok-` and 16 characters of base 36, about 82 bits. Nothing depends on it
+    /// being unguessable.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
@@ -134,7 +136,8 @@ impl TokenId {
 }
 
 impl ReplicaId {
-    /// A fresh id for a process of this `name`: `NAME-` and 12 characters of base 36. `name` may be any text.
+    /// A fresh id for a process of this `name`: `NAME-` and 12 characters of base 36. `name` may be
+    /// any text.
     ///
     /// # Errors
     /// When the operating system has no randomness to give.

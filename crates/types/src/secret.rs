@@ -29,8 +29,8 @@ impl Drop for Secret {
     }
 }
 
-/// A credential's named fields, encoded as one secret: `count u8, (name_len u8, name, value_len u16 LE, value)…`.
-/// Reading a field copies nothing.
+/// A credential's named fields, encoded as one secret:
+/// `count u8, (name_len u8, name, value_len u16 LE, value)…`. Reading a field copies nothing.
 pub struct Fields(Secret);
 
 /// Why a credential's secret is invalid.
@@ -190,7 +190,8 @@ impl Fields {
     }
 }
 
-/// Names and values of a JSON object of strings as they were written: a map would keep one value of a name.
+/// Names and values of a JSON object of strings as they were written: a map would keep one value of
+/// a name.
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> serde::Deserialize<'de> for Pairs {

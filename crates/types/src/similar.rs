@@ -1,7 +1,7 @@
 //! "Did you mean": the known name that is closest to a mistyped one.
 
-/// The candidate that `typed` was probably meant to be: one or two typing errors away, depending on the length. An error is a
-/// missing, additional or wrong character, or two that changed places.
+/// The candidate that `typed` was probably meant to be: one or two typing errors away, depending on
+/// the length. An error is a missing, additional or wrong character, or two that changed places.
 #[must_use]
 pub fn closest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = match typed.chars().count() {

@@ -102,8 +102,9 @@ pub enum Malformed {
 }
 
 /// Finds the token in a value that an SDK sent. It is the whole value, or follows a vendor's prefix
-/// (`sk-ant-seks_token_…`). The prefix has at most 32 letters, digits, `-`, `_`, `.`, `=` (`Token
-/// token=…`) and `:` (`123456789:seks_token_…`, a Telegram bot's). Grammar and checksum are checked before any lookup.
+/// (`sk-ant-seks_token_…`). The prefix has at most 32 letters, digits, `-`, `_`, `.`, `=`
+/// (`Token token=…`) and `:` (`123456789:seks_token_…`, a Telegram bot's). Grammar and checksum are
+/// checked before any lookup.
 ///
 /// # Errors
 /// Whether the value is foreign or a damaged token. The error never holds the value.
@@ -137,8 +138,9 @@ pub fn shape_prefix(shape: &str) -> Option<&'static str> {
 /// Prefixes that vendors give their keys, by the name of the shape.
 ///
 /// Clients that check: googlemaps (`AIza`), python-telegram-bot, aiogram and pyTelegramBotAPI
-/// (`DIGITS:`), @sendgrid/mail (`SG.`), slack-cli (`xoxb-`, `xapp-`), stripe-cli (`sk_test_`), octokit
-/// (the kind of token by `ghs_` or `ghu_`), serenity (three parts with dots), LiteLLM (`sk-`).
+/// (`DIGITS:`), @sendgrid/mail (`SG.`), slack-cli (`xoxb-`, `xapp-`), stripe-cli (`sk_test_`),
+/// octokit (the kind of token by `ghs_` or `ghu_`), serenity (three parts with dots), LiteLLM
+/// (`sk-`).
 const PREFIXES: &[(&str, &str)] = &[
     ("openai", "sk-"),
     ("anthropic", "sk-ant-"),

@@ -1,5 +1,6 @@
-//! An HTTP client: our own HTTP/1.1, and HTTP/2 by the `h2` crate. It follows no redirects, reads no proxy settings from the environment
-//! and ignores Alt-Svc. It sends a request once and says, when that has failed, whether the upstream can have processed it.
+//! An HTTP client: our own HTTP/1.1, and HTTP/2 by the `h2` crate. It follows no redirects, reads
+//! no proxy settings from the environment and ignores Alt-Svc. It sends a request once and says,
+//! when that has failed, whether the upstream can have processed it.
 
 mod connect;
 mod deadline;

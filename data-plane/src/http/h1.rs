@@ -1,8 +1,10 @@
-//! What the two sides of HTTP/1.1 share: bytes that were read, bytes to write, and bodies that are sent.
+//! What the two sides of HTTP/1.1 share: bytes that were read, bytes to write, and bodies that are
+//! sent.
 //!
-//! The [`server`](super::server) and the [`client`](super::client) use our own HTTP/1.1, because it is the hot path. The task that
-//! holds a connection also drives it. No task and no channel lies between a request and its response. A head is parsed once, and
-//! what fits goes out in one write. benches/README.md compares the cost with hyper's.
+//! The [`server`](super::server) and the [`client`](super::client) use our own HTTP/1.1, because it
+//! is the hot path. The task that holds a connection also drives it. No task and no channel lies
+//! between a request and its response. A head is parsed once, and what fits goes out in one write.
+//! benches/README.md compares the cost with hyper's.
 
 mod outbox;
 mod sending;
@@ -37,8 +39,8 @@ impl Inbox {
         Self { bytes: BytesMut::new(), room: READ_BYTES }
     }
 
-    /// What comes next begins a message: where nothing is left of the one before, it is read to where that was, which is in the
-    /// processor's caches, rather than behind it.
+    /// What comes next begins a message: where nothing is left of the one before, it is read to
+    /// where that was, which is in the processor's caches, rather than behind it.
     pub(crate) fn rewind(&mut self) {
         if self.bytes.is_empty() {
             let _moved = self.bytes.try_reclaim(self.room); // where it can't, the next read makes room

@@ -1,4 +1,5 @@
-//! An HTTP server: accepts connections, shakes hands, reads requests strictly and gives them to a [`Handler`].
+//! An HTTP server: accepts connections, shakes hands, reads requests strictly and gives them to a
+//! [`Handler`].
 
 mod abort;
 mod activity;
@@ -37,7 +38,8 @@ pub use self::{
     upgrade::{Upgrade, Upgraded},
 };
 
-/// Connections of one source address that have shown no valid token yet: this part of all connections, and this many at least.
+/// Connections of one source address that have shown no valid token yet: this part of all
+/// connections, and this many at least.
 const SILENT_OF_ONE_SOURCE: (usize, usize) = (8, 64);
 
 /// A bound listener.
@@ -68,7 +70,8 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Binds, and reads certificate and key where TLS is to be served. `name` is its key in the configuration.
+    /// Binds, and reads certificate and key where TLS is to be served. `name` is its key in the
+    /// configuration.
     ///
     /// # Errors
     /// When the address is taken or not this machine's; when a file can't be used.
@@ -106,7 +109,8 @@ impl Listener {
         &self.connections
     }
 
-    /// Accepts until `stop`, then lets requests in flight finish for at most the drain time, then closes what is left.
+    /// Accepts until `stop`, then lets requests in flight finish for at most the drain time, then
+    /// closes what is left.
     pub async fn serve<H: Handler>(self, handler: H, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let settings = Settings::new(self.limits, stop.clone());
@@ -125,7 +129,8 @@ impl Listener {
                 }
             };
             pause.reset();
-            // While all connections are busy, the next waits here, and those after it in the kernel's queue.
+            // While all connections are busy, the next waits here, and those after it in the
+            // kernel's queue.
             let Some(slot) = stop.run_until_cancelled(self.connections.admit(accepted.1.ip())).await else { break };
             let server = server.clone();
             tasks.spawn(async move { server.serve(accepted, Arc::new(slot)).await });
@@ -149,7 +154,8 @@ struct Server<H> {
 
 impl<H: Handler> Server<H> {
     async fn serve(&self, accepted: (TcpStream, SocketAddr), slot: Arc<ListenerSlot>) {
-        // Small writes go out at once: an answer's last segment must not wait for an acknowledgement.
+        // Small writes go out at once: an answer's last segment must not wait for an
+        // acknowledgement.
         if accepted.0.set_nodelay(true).is_err() {
             return;
         }

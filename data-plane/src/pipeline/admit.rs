@@ -1,7 +1,8 @@
 //! Stage 1, `admit`: checks whether a node accepts the request at all, and which service it names.
 //!
-//! The meaning of a head is checked here for HTTP/1 and HTTP/2. `http/server/h1/head.rs` has already checked that an HTTP/1 head has only one
-//! reading. Nothing here reveals whether a service exists.
+//! The meaning of a head is checked here for HTTP/1 and HTTP/2. `http/server/h1/head.rs` has
+//! already checked that an HTTP/1 head has only one reading. Nothing here reveals whether a service
+//! exists.
 
 use std::net::IpAddr;
 
@@ -34,8 +35,8 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// `localhost`, the address that is listened on and, where that is a loopback or unspecified one, any loopback address;
-    /// beside them what is configured. `suffix`: that of host mode.
+    /// `localhost`, the address that is listened on and, where that is a loopback or unspecified
+    /// one, any loopback address; beside them what is configured. `suffix`: that of host mode.
     pub(crate) fn new(configured: &[String], suffix: Option<&str>, listen: IpAddr) -> Self {
         let mut names: Vec<Box<str>> = configured.iter().map(|h| h.as_str().into()).collect();
         names.push("localhost".into());
@@ -158,7 +159,8 @@ fn check_sizes(parts: &Parts, body: &RequestBody, limits: &Limits) -> Result<(),
     Ok(())
 }
 
-/// A method that some service may take. Whether the named one does is known when the token is ([`authorize`](super::authorize)).
+/// A method that some service may take. Whether the named one does is known when the token is
+/// ([`authorize`](super::authorize)).
 fn check_method(method: &Method) -> Result<(), Refusal> {
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
@@ -193,7 +195,8 @@ fn check_host(parts: &Parts) -> Result<&str, Refusal> {
     host_of(name).map(|_| name).ok_or_else(|| invalid("Host is malformed"))
 }
 
-/// One of our own names: a browser that was led here by another site's DNS (rebinding) names that site. Or a service's, in host mode.
+/// One of our own names: a browser that was led here by another site's DNS (rebinding) names that
+/// site. Or a service's, in host mode.
 fn direct(parts: &Parts, name: &str, hosts: &Hosts) -> Result<Route, Refusal> {
     let name = host_of(name).unwrap_or_default();
     if hosts.accepts(name) {
@@ -209,7 +212,8 @@ fn misdirected() -> Refusal {
     .with_status(StatusCode::MISDIRECTED_REQUEST)
 }
 
-/// Fields that a `Connection` header may not make hop-by-hop: who drops them changes what the message is.
+/// Fields that a `Connection` header may not make hop-by-hop: who drops them changes what the
+/// message is.
 const NOT_A_CONNECTIONS: &[&str] =
     &["host", "content-length", "transfer-encoding", "content-type", "content-encoding", "authorization"];
 
@@ -223,8 +227,9 @@ fn check_headers(parts: &Parts) -> Result<(), Refusal> {
     if parts.version == Version::HTTP_2 && parts.headers.values().any(is_padded) {
         return Err(Refusal::invalid("a field's value begins or ends with a blank"));
     }
-    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`); over HTTP/2, where no intermediary of the
-    // agent's has had a reason to split the field, it is a malformed request.
+    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`); over HTTP/2,
+    // where no intermediary of the agent's has had a reason to split the field, it is a malformed
+    // request.
     let doubled = parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some();
     if doubled && parts.version == Version::HTTP_2 {
         return Err(Refusal::invalid("Authorization stands twice"));

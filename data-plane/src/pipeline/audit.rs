@@ -1,11 +1,13 @@
 //! Audit: one record for every request, including refused and aborted ones.
 //!
-//! A [`Record`] is opened when a request's head has been read. Each stage adds what it found. The record closes exactly once: when the
-//! response has been sent, or when it is dropped. Closing writes the `seks.proxy` span and the metrics.
+//! A [`Record`] is opened when a request's head has been read. Each stage adds what it found. The
+//! record closes exactly once: when the response has been sent, or when it is dropped. Closing
+//! writes the `seks.proxy` span and the metrics.
 //!
-//! A record contains only names and numbers that the node knows, and the agent's method and path, both cleaned. Nothing here waits on
-//! the request path: a record is appended to the spool's queue, and everything else is done by others. Its spans are made from the spool.
-//! A node without a spool makes them when the record closes, and queues them in memory.
+//! A record contains only names and numbers that the node knows, and the agent's method and path,
+//! both cleaned. Nothing here waits on the request path: a record is appended to the spool's queue,
+//! and everything else is done by others. Its spans are made from the spool. A node without a spool
+//! makes them when the record closes, and queues them in memory.
 
 mod body;
 mod buffers;
@@ -58,8 +60,8 @@ struct Inner {
 
 impl Audit {
     /// # Errors
-    /// [`AuditError::NoCollector`] when `mode` is `required` and spans go nowhere. Without a collector, records of a
-    /// `best_effort` node go to the log, one line each.
+    /// [`AuditError::NoCollector`] when `mode` is `required` and spans go nowhere. Without a
+    /// collector, records of a `best_effort` node go to the log, one line each.
     pub(crate) fn new(
         (telemetry, spool): (Telemetry, Option<Spool>),
         metrics: Metrics,
@@ -75,10 +77,11 @@ impl Audit {
         Ok(Self { inner: Arc::new(Inner { telemetry, spool, metrics, mode, node, region, ids, trace_ids }) })
     }
 
-    /// Begins a record. Ask [`Record::refusal`] before anything else is done: a node that must record and can't, doesn't
-    /// serve.
+    /// Begins a record. Ask [`Record::refusal`] before anything else is done: a node that must
+    /// record and can't, doesn't serve.
     ///
-    /// `path` is the agent's, as it came, without the query; `headers` are looked at for W3C trace context alone.
+    /// `path` is the agent's, as it came, without the query; `headers` are looked at for W3C trace
+    /// context alone.
     #[must_use]
     pub(crate) fn open(&self, method: &Method, path: &str, headers: &HeaderMap) -> Record {
         Record::open(&self.inner, method, path, headers)

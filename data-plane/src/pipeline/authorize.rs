@@ -1,7 +1,9 @@
-//! Stage 3, `authorize`: decides whether the token may make this request. Only this file can make a [`Permitted`].
+//! Stage 3, `authorize`: decides whether the token may make this request. Only this file can make a
+//! [`Permitted`].
 //!
-//! A token reaches only services that it was issued for. Endpoints that issue keys are always refused. Then the tenant's policies decide, on exactly
-//! the bytes that are sent. What cannot be decided is denied. A decision is valid for the records that it was made on ([`decided`]).
+//! A token reaches only services that it was issued for. Endpoints that issue keys are always
+//! refused. Then the tenant's policies decide, on exactly the bytes that are sent. What cannot be
+//! decided is denied. A decision is valid for the records that it was made on ([`decided`]).
 
 mod decided;
 
@@ -57,7 +59,8 @@ pub(crate) struct Permitted {
     /// The upstream request's method, path and query, without the credential.
     pub(crate) line: UpstreamTarget,
     pub(crate) body: Upload,
-    /// Of a service whose requests are signed: what the agent's signature covered, and so will the node's.
+    /// Of a service whose requests are signed: what the agent's signature covered, and so will the
+    /// node's.
     pub(crate) signed: Option<Signed>,
     /// Decides again when a record has changed.
     pub(crate) decided: Box<dyn Reevaluate>,
@@ -70,7 +73,8 @@ pub(crate) struct UpstreamTarget {
     pub(crate) text: String,
     /// Where the query begins.
     pub(crate) path: usize,
-    /// Where the credential goes, if it goes into the path: behind the segments that came before the token's.
+    /// Where the credential goes, if it goes into the path: behind the segments that came before
+    /// the token's.
     pub(crate) credential: usize,
     /// The object that the upstream copies from: policies must permit to read it.
     pub(super) copied: Option<Box<UpstreamTarget>>,
@@ -111,7 +115,8 @@ impl UpstreamTarget {
         let path = text.len();
         let mut separator = '?';
         for raw in target.query().into_iter().flat_map(|query| query.split('&')) {
-            // Servers differ in whether `;` separates parameters: what hides a reserved name behind one goes too.
+            // Servers differ in whether `;` separates parameters: what hides a reserved name behind
+            // one goes too.
             let reserved =
                 seks_service::request::query_names(raw).any(|n| lookup::is_reserved_query(service, n.trim()));
             if reserved || (has_other_tokens && token::has_token(raw.as_bytes())) {
@@ -133,14 +138,14 @@ impl UpstreamTarget {
     }
 }
 
-/// Path and query that are sent to the upstream for `rest`, what an agent writes behind the service's name. `None`: a request for it
-/// would be refused.
+/// Path and query that are sent to the upstream for `rest`, what an agent writes behind the
+/// service's name. `None`: a request for it would be refused.
 pub(super) fn upstream_target(service: &Service, rest: &str) -> Option<String> {
     Target::parse(service, rest).ok().map(|target| UpstreamTarget::new(&target, service, false).text)
 }
 
-/// What the agent asks of the service, without the segment of the path that holds the token: `/bot{token}/sendMessage`. The
-/// credential's segment is put there instead.
+/// What the agent asks of the service, without the segment of the path that holds the token:
+/// `/bot{token}/sendMessage`. The credential's segment is put there instead.
 fn without_token<'a>(identified: &'a Identified, service: &ServiceEntry) -> Result<Cow<'a, str>, Refusal> {
     let rest = identified.admitted.rest();
     let Some(kept) = identified.in_path else { return Ok(Cow::Borrowed(rest)) };
@@ -381,8 +386,8 @@ struct ReadAs<'a> {
     fields: Option<&'a Arc<BodyFields>>,
 }
 
-/// Verifies the agent's signature, then reads the body if that says what is to be done. Only where the signature covers a hash
-/// that isn't written anywhere the body comes first.
+/// Verifies the agent's signature, then reads the body if that says what is to be done. Only where
+/// the signature covers a hash that isn't written anywhere the body comes first.
 async fn verify(
     identified: &Identified,
     (service, credential): (&ServiceEntry, &CredentialEntry),
@@ -431,7 +436,8 @@ async fn facts_of(
     Ok(facts.filter(confirmed).map_or(Facts::Opaque, Facts::Known))
 }
 
-/// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same bytes.
+/// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same
+/// bytes.
 async fn inspect(
     body: Received,
     read_as: ReadAs<'_>,

@@ -70,8 +70,8 @@ impl BodyBuffers {
         Self { inner: Arc::new(inner) }
     }
 
-    /// A body of `tenant` that is about to be read whole. `announced`: how long it is said to be. `verified`: who sends it has
-    /// been authenticated.
+    /// A body of `tenant` that is about to be read whole. `announced`: how long it is said to be.
+    /// `verified`: who sends it has been authenticated.
     pub(crate) fn body(&self, tenant: &TenantName, announced: Option<u64>, verified: bool) -> Buffer {
         let announced = announced.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
         Buffer {
@@ -145,7 +145,8 @@ impl Buffer {
         }
         let needed = self.bytes.len() + data.len();
         if needed > self.bytes.capacity() {
-            // Room for what is announced, but not for more than 16 times what is there: few copies, and a byte reserves no megabyte.
+            // Room for what is announced, but not for more than 16 times what is there: few copies,
+            // and a byte reserves no megabyte.
             let room = self.announced.min(needed.saturating_mul(16)).max(needed);
             self.bytes.reserve(room - self.bytes.len());
         }

@@ -1,4 +1,5 @@
-//! Stage 4, `connect`: takes a connection from the pool of exactly this service and this version of its credential.
+//! Stage 4, `connect`: takes a connection from the pool of exactly this service and this version of
+//! its credential.
 
 use std::{
     future::{Future as _, poll_fn},

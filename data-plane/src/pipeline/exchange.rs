@@ -1,7 +1,8 @@
 //! Identity exchange (RFC 8693): `POST /token` gives a short token for a token of a trusted issuer.
 //!
-//! Such a token of an issuer is also honoured itself, where a service takes `Authorization`: its signature is verified when it is
-//! first seen, and it is known by its SHA-256 from then on. Neither makes the node ask anybody.
+//! Such a token of an issuer is also honoured itself, where a service takes `Authorization`: its
+//! signature is verified when it is first seen, and it is known by its SHA-256 from then on.
+//! Neither makes the node ask anybody.
 
 mod form;
 mod replay;

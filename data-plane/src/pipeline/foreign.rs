@@ -1,5 +1,5 @@
-//! Recognises a value that is not a token, such as a vendor's real key, for the text of the refusal.
-//! The value is neither stored nor repeated.
+//! Recognises a value that is not a token, such as a vendor's real key, for the text of the
+//! refusal. The value is neither stored nor repeated.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header};

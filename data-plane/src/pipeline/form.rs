@@ -1,4 +1,5 @@
-//! The method that a form asks for instead of its request's, in a field such as `_method`: decided on as a header or the query that does so.
+//! The method that a form asks for instead of its request's, in a field such as `_method`: decided
+//! on as a header or the query that does so.
 
 use bytes::Bytes;
 use http::{Method, request::Parts};
@@ -13,7 +14,8 @@ use seks_types::id::TenantName;
 use super::{audit::Record, received_body::Received, refusal::Refusal, shared_limits::SharedLimits};
 use crate::{code::Code, http::client::Watcher};
 
-/// So much of a form is read before the request is decided. Behind it, a field that overrides the method stops the request.
+/// So much of a form is read before the request is decided. Behind it, a field that overrides the
+/// method stops the request.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
 /// The kind of form that a request has as its body.

@@ -1,7 +1,8 @@
 //! Stage 6, `forward`: sends the request and reads the head of the response.
 //!
-//! A request is sent again only if the upstream has processed nothing of it, or if its repetition changes nothing and the connection was an
-//! old one (`http/client/exchange.rs` decides that). Before it goes out again, everything is checked that was checked before the first time.
+//! A request is sent again only if the upstream has processed nothing of it, or if its repetition
+//! changes nothing and the connection was an old one (`http/client/exchange.rs` decides that).
+//! Before it goes out again, everything is checked that was checked before the first time.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -50,7 +51,8 @@ pub(crate) struct Answered {
     pub(crate) range: Option<WidenedRange>,
     /// What was offered with a WebSocket handshake.
     pub(crate) offer: Option<Box<Offer>>,
-    /// The credential that was sent, if the control plane can make another when the upstream has refused this one.
+    /// The credential that was sent, if the control plane can make another when the upstream has
+    /// refused this one.
     pub(crate) minted: Option<Arc<CredentialEntry>>,
     /// Only this file makes one.
     _proof: (),
@@ -149,8 +151,8 @@ async fn reconnect(
     Ok(connection)
 }
 
-/// The head of the answer, unless the right to it ends first. Where both are there at once, the right has ended: nothing else would look
-/// at it when the answer has no body.
+/// The head of the answer, unless the right to it ends first. Where both are there at once, the
+/// right has ended: nothing else would look at it when the answer has no body.
 async fn answer<T>(
     exchange: impl Future<Output = Result<T, Failure>>,
     cut: &mut Cut,

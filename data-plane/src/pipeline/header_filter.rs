@@ -10,8 +10,9 @@ use crate::{
     telemetry::DROPPED_KINDS,
 };
 
-/// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own, those that claim to say who
-/// asks, those that make one request another, and what is the node's to say. [`kind_of_never_sent`] has the same names.
+/// Never passed on to an upstream, beside [`token::CREDENTIAL_HEADERS`]: the connection's own,
+/// those that claim to say who asks, those that make one request another, and what is the node's to
+/// say. [`kind_of_never_sent`] has the same names.
 const NEVER_SENT: &[&str] = &[
     "accept-encoding",
     "baggage",
@@ -42,7 +43,8 @@ const NEVER_SENT: &[&str] = &[
 const NEVER_SENT_PREFIXES: &[&str] =
     &["x-forwarded-", "x-original-", "x-rewrite-", "x-seks-", "proxy-", "sec-websocket-"];
 
-/// Fields that the node adds itself: `Host`, `Accept-Encoding`, `traceparent`, and a few of rare kinds.
+/// Fields that the node adds itself: `Host`, `Accept-Encoding`, `traceparent`, and a few of rare
+/// kinds.
 const OURS: usize = 4;
 
 /// Never passed back to an agent: the connection's own, and offers to leave the node out. In order.
@@ -108,7 +110,8 @@ fn passed_cookies(headers: &HeaderMap, names: &[String], dropped: &mut DroppedHe
     if passed.is_empty() { None } else { HeaderValue::from_maybe_shared(Bytes::from(passed)).ok() }
 }
 
-/// Why a header of an agent is not forwarded. Behind `Replaced` they are in the order of [`DROPPED_KINDS`], which are counted.
+/// Why a header of an agent is not forwarded. Behind `Replaced` they are in the order of
+/// [`DROPPED_KINDS`], which are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
     /// The connection's own, or the credential's place: nobody misses it, and it isn't counted.
@@ -149,8 +152,8 @@ impl DroppedHeaders {
     }
 }
 
-/// `TE: trailers`, which is the connection's own, but says something of the agent: the node passes trailers on. In HTTP/1.1, it counts
-/// only where `Connection` names it (RFC 9110, 10.1.4).
+/// `TE: trailers`, which is the connection's own, but says something of the agent: the node passes
+/// trailers on. In HTTP/1.1, it counts only where `Connection` names it (RFC 9110, 10.1.4).
 pub(crate) fn wants_trailers(parts: &Parts, upstream_is_h2: bool) -> bool {
     let headers = &parts.headers;
     let codings = headers.get_all(header::TE).iter().flat_map(|te| te.as_bytes().split(|b| *b == b','));
@@ -160,8 +163,9 @@ pub(crate) fn wants_trailers(parts: &Parts, upstream_is_h2: bool) -> bool {
             || fields::connection_names(headers).any(|name| name.eq_ignore_ascii_case("te")))
 }
 
-/// Never passed on behind a body (RFC 9110, 6.5.1), beside [`NEVER_RETURNED`]: what frames or routes a message, says how its body is to be
-/// read, authenticates, or sets a cookie. A client may add trailers to the head.
+/// Never passed on behind a body (RFC 9110, 6.5.1), beside [`NEVER_RETURNED`]: what frames or
+/// routes a message, says how its body is to be read, authenticates, or sets a cookie. A client may
+/// add trailers to the head.
 const NEVER_TRAILERS: &[&str] = &[
     "authorization",
     "cache-control",
@@ -190,7 +194,8 @@ pub(crate) fn trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Lengths and first letters of listed names: most names that are sent have none of these, and aren't looked up.
+/// Lengths and first letters of listed names: most names that are sent have none of these, and
+/// aren't looked up.
 struct Letters([u32; 64]);
 
 impl Letters {
@@ -262,7 +267,8 @@ fn is_range(name: &HeaderName) -> bool {
     *name == header::RANGE || name.as_str() == "x-ms-range"
 }
 
-/// Of a name in [`NEVER_SENT`]; `None`: it isn't. Compiled to comparisons of lengths first, which is less than a search by halves.
+/// Of a name in [`NEVER_SENT`]; `None`: it isn't. Compiled to comparisons of lengths first, which
+/// is less than a search by halves.
 fn kind_of_never_sent(name: &str) -> Option<Dropped> {
     match name {
         "baggage" => Some(Dropped::Trace),

@@ -28,10 +28,12 @@ pub(super) fn exchange_fields(parent: &TokenEntry) -> Option<Fields> {
     grant.credential()?.open_for(&*grant.service()?).ok()
 }
 
-/// The trust that a token of an issuer is accepted by, and what it says. `name`: the trust that the client asks for.
+/// The trust that a token of an issuer is accepted by, and what it says. `name`: the trust that the
+/// client asks for.
 ///
-/// A token that trusts of two tenants accept is refused: its request would be made with one tenant's credentials, and it does not
-/// say with whose. So is one that several trusts of a tenant accept, unless the client names one.
+/// A token that trusts of two tenants accept is refused: its request would be made with one
+/// tenant's credentials, and it does not say with whose. So is one that several trusts of a tenant
+/// accept, unless the client names one.
 pub(super) fn verified(
     table: &Table,
     jwt: &Jwt<'_>,
@@ -61,7 +63,8 @@ pub(super) fn verified(
     accepted.ok_or(best)
 }
 
-/// The entry for a token of an issuer that stands in `Authorization`. `None`: it is no token of an issuer that anybody trusts.
+/// The entry for a token of an issuer that stands in `Authorization`. `None`: it is no token of an
+/// issuer that anybody trusts.
 pub(super) fn issuers_token(
     table: &Table,
     text: &[u8],

@@ -13,7 +13,8 @@ use crate::{
     table::{Table, TokenEntry},
 };
 
-/// When a token that expires at `expires_at` (0: never) does so, where it is `now`; both in unix seconds.
+/// When a token that expires at `expires_at` (0: never) does so, where it is `now`; both in unix
+/// seconds.
 pub(crate) fn expiry(expires_at: i64, now: i64) -> Option<Instant> {
     let left = Duration::from_secs(u64::try_from(expires_at.saturating_sub(now)).unwrap_or(0));
     (expires_at > 0).then(|| Instant::now() + left)

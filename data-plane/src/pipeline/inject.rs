@@ -1,7 +1,8 @@
 //! Stage 5, `inject`: checks lease, token and expiry a last time, then writes the credential.
 //!
-//! The service's definition alone decides where and how the credential is written. A request has no influence on its form, location or length.
-//! The agent's own values in those locations are removed first, and what is written is never parsed again.
+//! The service's definition alone decides where and how the credential is written. A request has no
+//! influence on its form, location or length. The agent's own values in those locations are removed
+//! first, and what is written is never parsed again.
 
 use std::{
     cell::OnceCell,
@@ -87,7 +88,8 @@ impl From<CutReason> for Code {
 pub(crate) enum Injection {
     /// The credential is in: the request goes out as it is.
     Done(Box<Injected>),
-    /// A record that the request was decided on has changed since, and nothing was sent: it is to be decided again.
+    /// A record that the request was decided on has changed since, and nothing was sent: it is to
+    /// be decided again.
     Changed(Box<Admitted>, Upload),
 }
 
@@ -97,8 +99,9 @@ impl From<CutReason> for Refusal {
     }
 }
 
-/// What must hold before a request goes out again of which an upstream has processed nothing: the lease, the token, the decision on the
-/// records as they are now, and the destination. Waits while the tenant's policies are compiled.
+/// What must hold before a request goes out again of which an upstream has processed nothing: the
+/// lease, the token, the decision on the records as they are now, and the destination. Waits while
+/// the tenant's policies are compiled.
 pub(super) async fn check_again(
     cut: &mut Cut,
     caller: &Caller,
@@ -135,8 +138,9 @@ impl LazyFields<'_> {
     }
 }
 
-/// Puts the credential in, or says why not any more. Whatever a request waits for (its body, a connection) it has waited for by now:
-/// where the records are still those that it was decided on, the decision is that of the latest table.
+/// Puts the credential in, or says why not any more. Whatever a request waits for (its body, a
+/// connection) it has waited for by now: where the records are still those that it was decided on,
+/// the decision is that of the latest table.
 pub(crate) fn call(
     connected: Connected,
     caller: &Caller,
@@ -300,7 +304,8 @@ fn escape_query(value: &[u8], out: &mut Vec<u8>) {
     escape(value, b"-._~", out);
 }
 
-/// What RFC 3986 allows in a segment is left as it is: Telegram's `id:key` is compared byte for byte.
+/// What RFC 3986 allows in a segment is left as it is: Telegram's `id:key` is compared byte for
+/// byte.
 fn escape_path(value: &[u8], out: &mut Vec<u8>) {
     escape(value, b"-._~:@!$&'()*+,=", out);
 }
@@ -317,7 +322,8 @@ fn escape(value: &[u8], plain: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The request's target. Its parts were checked one by one; that it can't break out of its line is checked once more.
+/// The request's target. Its parts were checked one by one; that it can't break out of its line is
+/// checked once more.
 fn target(mut line: SecretTarget) -> Option<String> {
     line.text.bytes().all(|b| b.is_ascii_graphic()).then(|| std::mem::take(&mut line.text))
 }

@@ -1,7 +1,8 @@
 //! Stage 2, `lookup`: finds the one token of a request and its record.
 //!
-//! A service belongs to a tenant, and the token determines the tenant. So tokens are searched in every location first. The service then says
-//! which locations count. A token in any other location is never used and never forwarded.
+//! A service belongs to a tenant, and the token determines the tenant. So tokens are searched in
+//! every location first. The service then says which locations count. A token in any other location
+//! is never used and never forwarded.
 
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub(crate) struct Identified {
     pub(crate) version: u64,
     /// `None`: the list of services.
     pub(crate) service: Option<Arc<ServiceEntry>>,
-    /// The token is in a segment of the path, which is not the upstream's to see. The length of the segments before it, with their
-    /// slashes.
+    /// The token is in a segment of the path, which is not the upstream's to see. The length of the
+    /// segments before it, with their slashes.
     pub(crate) in_path: Option<usize>,
     /// Tokens in other places, which must be removed.
     pub(crate) has_other_tokens: bool,
@@ -81,9 +82,11 @@ const TWICE: &str = "one token was presented in two places: configure one of the
 struct FoundTokens<'a> {
     tokens: Vec<(TokenLocation<'a>, Digest)>,
     damaged: bool,
-    /// The value of a token that carries what it stands for. One is enough: several tokens are ambiguous.
+    /// The value of a token that carries what it stands for. One is enough: several tokens are
+    /// ambiguous.
     carrying: Option<(Digest, Vec<u8>)>,
-    /// Where no token is: what stands in `Authorization`, if it could be a token of an issuer. Its scheme is first.
+    /// Where no token is: what stands in `Authorization`, if it could be a token of an issuer. Its
+    /// scheme is first.
     issuers: Option<(&'a [u8], &'a [u8])>,
 }
 
@@ -322,7 +325,8 @@ impl<'a> FoundTokens<'a> {
         }
     }
 
-    /// A path slot is a segment with text around the token, behind others; the text is compared with the slot's later.
+    /// A path slot is a segment with text around the token, behind others; the text is compared
+    /// with the slot's later.
     fn read_path(&mut self, path: &'a str) {
         let path = path.trim_start_matches('/').as_bytes();
         let Some(at) = memchr::memmem::find(path, token::PREFIX.as_bytes()) else { return };
@@ -364,7 +368,8 @@ impl<'a> FoundTokens<'a> {
         }
     }
 
-    /// What `digest` is. A token that carries what it stands for is verified when it is first presented.
+    /// What `digest` is. A token that carries what it stands for is verified when it is first
+    /// presented.
     fn find(&self, digest: &Digest, caller: &Caller, table: &Table) -> Result<Found, Refusal> {
         let found = table.find(digest);
         let (Found::Unknown, Some((_, text))) = (&found, self.carrying.as_ref().filter(|(of, _)| of == digest)) else {
@@ -457,7 +462,8 @@ impl TokenLocation<'_> {
         }
     }
 
-    /// Whether its header has another value as well, a token or not: which of the two counts, everybody guesses differently.
+    /// Whether its header has another value as well, a token or not: which of the two counts,
+    /// everybody guesses differently.
     fn stands_twice(&self, headers: &HeaderMap) -> bool {
         let name = match self {
             Self::Scheme(_) | Self::Basic(_) | Self::Signature => &header::AUTHORIZATION,
@@ -486,8 +492,8 @@ impl TokenLocation<'_> {
     }
 }
 
-/// Whether a query parameter of this name is a slot of the service, or a place that the credential goes to: whatever an agent
-/// wrote there is not passed on.
+/// Whether a query parameter of this name is a slot of the service, or a place that the credential
+/// goes to: whatever an agent wrote there is not passed on.
 pub(crate) fn is_reserved_query(service: &Service, name: &str) -> bool {
     let slot = service.slots.iter().any(|s| match s {
         TokenSlot::Query(q) => q.eq_ignore_ascii_case(name),

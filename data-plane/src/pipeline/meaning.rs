@@ -1,5 +1,6 @@
-//! Headers that make a request mean another one to some servers. They are never dropped, because the upstream would then do
-//! something else than the agent asked for. They are refused by name, or taken into the decision.
+//! Headers that make a request mean another one to some servers. They are never dropped, because
+//! the upstream would then do something else than the agent asked for. They are refused by name, or
+//! taken into the decision.
 
 use http::{HeaderMap, HeaderName, Method};
 use seks_service::{
@@ -9,10 +10,11 @@ use seks_service::{
 
 use super::refusal::Refusal;
 
-/// Headers that name another path, in order. Honoured by IIS with URL Rewrite and ISAPI_Rewrite, by Symfony before CVE-2018-14773
-/// and by Laminas (`X-Original-URL`, `X-Rewrite-URL`), by Azure's front ends (`X-MS-Original-URL`), by old CGI gateways
-/// (`Request-URI`), and by what sends files for an application: Rack, nginx, Apache, lighttpd, LiteSpeed, Perlbal. What proxies
-/// in front of a node add, such as `X-Forwarded-Path` (Kong), isn't the agent's to say and is dropped.
+/// Headers that name another path, in order. Honoured by IIS with URL Rewrite and ISAPI_Rewrite, by
+/// Symfony before CVE-2018-14773 and by Laminas (`X-Original-URL`, `X-Rewrite-URL`), by Azure's
+/// front ends (`X-MS-Original-URL`), by old CGI gateways (`Request-URI`), and by what sends files
+/// for an application: Rack, nginx, Apache, lighttpd, LiteSpeed, Perlbal. What proxies in front of
+/// a node add, such as `X-Forwarded-Path` (Kong), isn't the agent's to say and is dropped.
 const TARGETS: &[&str] = &[
     "request-uri",
     "request-url",
@@ -40,8 +42,9 @@ const TARGETS: &[&str] = &[
     "x-waws-unencoded-url",
 ];
 
-/// Headers that name another method, in order. Honoured by Google's front end, OData, SharePoint, Rack, Symfony, ASP.NET and
-/// Express (`method-override`), and by gateways that tunnel methods (`X-Tunnel-Method`, `X-REST-Method`, `X-HTTP-Verb`).
+/// Headers that name another method, in order. Honoured by Google's front end, OData, SharePoint,
+/// Rack, Symfony, ASP.NET and Express (`method-override`), and by gateways that tunnel methods
+/// (`X-Tunnel-Method`, `X-REST-Method`, `X-HTTP-Verb`).
 const METHODS: &[&str] = &[
     "http-method-override",
     "method-override",

@@ -1,8 +1,9 @@
-//! Work for one request that is too long for the threads that serve requests: decisions of costly policies, and looking into large
-//! bodies.
+//! Work for one request that is too long for the threads that serve requests: decisions of costly
+//! policies, and looking into large bodies.
 //!
-//! Deciding takes microseconds nearly always, and is done where the request is served. What may take longer than [`INLINE`] waits for
-//! one of a few threads of lower priority here. Tenants take turns, so one tenant's decisions delay its own requests.
+//! Deciding takes microseconds nearly always, and is done where the request is served. What may
+//! take longer than [`INLINE`] waits for one of a few threads of lower priority here. Tenants take
+//! turns, so one tenant's decisions delay its own requests.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,5 @@
-//! What is made once for a service and a version of its credential, and used by all requests with them.
+//! What is made once for a service and a version of its credential, and used by all requests with
+//! them.
 
 use std::sync::Arc;
 
@@ -11,13 +12,15 @@ use zeroize::Zeroize as _;
 
 use super::{scrub::Needles, signed_url::UrlKey};
 
-/// What is the same for every request with one version of one credential to one service: made once, kept beside the pool of
-/// connections for exactly that, dropped with it. It holds the credential in the forms that are searched for and in the headers that
-/// are sent: for as long, the connections' own buffers do too.
+/// What is the same for every request with one version of one credential to one service: made once,
+/// kept beside the pool of connections for exactly that, dropped with it. It holds the credential
+/// in the forms that are searched for and in the headers that are sent: for as long, the
+/// connections' own buffers do too.
 pub(crate) struct PreparedInjection {
     pub(super) needles: Needles,
     pub(super) host: HeaderValue,
-    /// What each of the service's sites puts in, where that is a header of its own: the same bytes for every request.
+    /// What each of the service's sites puts in, where that is a header of its own: the same bytes
+    /// for every request.
     pub(super) headers: Vec<Option<(HeaderName, HeaderValue)>>,
     /// Signs URLs that are used without a key, if the credential brings the tenant's key along.
     pub(super) url_key: Option<Arc<UrlKey>>,
@@ -27,8 +30,8 @@ impl PreparedInjection {
     pub(super) fn new(service: &Service, fields: &Fields) -> Option<Self> {
         let host = service.upstream.host_header().ok()?;
         let is_secret = |name: &str| name != aws::KEY_FIELD && !service.public.iter().any(|public| public == name);
-        // Beside the fields themselves: what Basic makes of them is one value to an upstream that decodes it. It is a secret
-        // where a part of it is.
+        // Beside the fields themselves: what Basic makes of them is one value to an upstream that
+        // decodes it. It is a secret where a part of it is.
         let pairs = service.injection.iter().filter_map(|site| match site {
             InjectionSite::Basic(template)
                 if service.fields.iter().any(|f| is_secret(f) && template.contains_field(f)) =>
@@ -47,7 +50,8 @@ impl PreparedInjection {
     }
 }
 
-/// The fields that a signed request is made with: not the one that agents' own signatures are verified with.
+/// The fields that a signed request is made with: not the one that agents' own signatures are
+/// verified with.
 fn injected(fields: &Fields) -> impl Iterator<Item = &[u8]> {
     fields.iter().filter(|(name, _)| *name != aws::KEY_FIELD.as_bytes()).map(|(_, value)| value)
 }

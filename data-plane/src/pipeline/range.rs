@@ -1,8 +1,10 @@
-//! Ranges: an agent that chooses where a part of an answer begins and ends must not read a credential in pieces.
+//! Ranges: an agent that chooses where a part of an answer begins and ends must not read a
+//! credential in pieces.
 //!
-//! The scrubber needs what stands around the part. So the node asks the upstream for more on both sides, more than any form of the
-//! credential takes, scrubs that, and cuts out what the agent asked for. A request for several ranges at once is sent without `Range`,
-//! as any server may answer it (RFC 9110, 14.2).
+//! The scrubber needs what stands around the part. So the node asks the upstream for more on both
+//! sides, more than any form of the credential takes, scrubs that, and cuts out what the agent
+//! asked for. A request for several ranges at once is sent without `Range`, as any server may
+//! answer it (RFC 9110, 14.2).
 
 use std::{
     pin::Pin,
@@ -19,8 +21,9 @@ use crate::http::{HeaderList, client::UpstreamError};
 /// Azure's own, which counts before `Range`.
 const X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
 
-/// Bytes that are asked for on each side: so many times the longest text that is searched for, which holds UTF-32 and hex already,
-/// and [`MARGIN_BYTES`]. An escape takes at most 8 bytes (`&#x0041;`).
+/// Bytes that are asked for on each side: so many times the longest text that is searched for,
+/// which holds UTF-32 and hex already, and [`MARGIN_BYTES`]. An escape takes at most 8 bytes
+/// (`&#x0041;`).
 const MARGIN_FACTOR: usize = 8;
 const MARGIN_BYTES: usize = 1024;
 
@@ -67,7 +70,8 @@ impl ByteRange {
         }
     }
 
-    /// The bytes that are meant in an answer with these, the last one included. `None`: there are none.
+    /// The bytes that are meant in an answer with these, the last one included. `None`: there are
+    /// none.
     fn within(self, sent: ContentRange) -> Option<(u64, u64)> {
         let (first, last) = match self {
             Self::From(first) => (first, sent.last),
@@ -124,7 +128,8 @@ impl WidenedRange {
         Some(Self(range))
     }
 
-    /// The answer as if the agent's own range had been asked for: its head. Gives what is to be cut out of its body.
+    /// The answer as if the agent's own range had been asked for: its head. Gives what is to be cut
+    /// out of its body.
     fn restore(self, status: &mut StatusCode, headers: &mut HeaderMap) -> Result<Option<Window>, UpstreamError> {
         if *status != StatusCode::PARTIAL_CONTENT {
             return Ok(None); // whole, or none of it
@@ -161,7 +166,8 @@ impl WidenedRange {
 /// Cuts what the agent asked for out of an answer whose range was widened.
 ///
 /// # Errors
-/// A part that is not the one that was asked for, or whose bytes cannot be counted because they are coded.
+/// A part that is not the one that was asked for, or whose bytes cannot be counted because they are
+/// coded.
 pub(super) fn response<B: http_body::Body<Data = Bytes>>(
     response: Response<B>,
     range: Option<WidenedRange>,

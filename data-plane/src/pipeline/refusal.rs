@@ -1,7 +1,8 @@
 //! Refusals: the code, status and fixed text that an agent gets when its request is not served.
 //!
-//! An agent is an untrusted reader. Nothing of the request, the upstream or a credential is part of a refusal. Refusals are not
-//! errors: an error tells an operator what went wrong, a refusal tells an agent what to do.
+//! An agent is an untrusted reader. Nothing of the request, the upstream or a credential is part of
+//! a refusal. Refusals are not errors: an error tells an operator what went wrong, a refusal tells
+//! an agent what to do.
 
 pub(crate) mod grpc;
 
@@ -51,7 +52,8 @@ pub(crate) enum Reader {
     JsonRpc,
 }
 
-/// The code of a JSON-RPC error that is no invalid request. JSON-RPC leaves -32000 to -32099 to servers; MCP uses some of them.
+/// The code of a JSON-RPC error that is no invalid request. JSON-RPC leaves -32000 to -32099 to
+/// servers; MCP uses some of them.
 const JSON_RPC_REFUSED: i64 = -32010;
 /// The code of a JSON-RPC error for an invalid request.
 const JSON_RPC_INVALID: i64 = -32600;
@@ -75,7 +77,8 @@ impl Reader {
         }
     }
 
-    /// Whether these are the headers of a client that posts a message to an MCP server: they must accept both of its answers.
+    /// Whether these are the headers of a client that posts a message to an MCP server: they must
+    /// accept both of its answers.
     #[must_use]
     pub(crate) fn accepts_json_rpc(headers: &HeaderMap) -> bool {
         let holds = |name, what: &[u8]| {
@@ -90,7 +93,8 @@ impl Reader {
 /// The methods that a service can be called with.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
-/// Tell an SDK whether to send its request again, whatever the status: those of OpenAI, Anthropic and others, and Stripe's.
+/// Tell an SDK whether to send its request again, whatever the status: those of OpenAI, Anthropic
+/// and others, and Stripe's.
 const SHOULD_RETRY: [HeaderName; 2] =
     [HeaderName::from_static("x-should-retry"), HeaderName::from_static("stripe-should-retry")];
 
@@ -103,8 +107,9 @@ pub(crate) enum Format {
     /// As `application/problem+json`.
     #[default]
     Problem,
-    /// The same, said to be text. A client that asks for a vendor's media types first may read JSON of these alone, and what is
-    /// not text as bytes: Octokit shows "Unknown error" for a plain `application/problem+json`.
+    /// The same, said to be text. A client that asks for a vendor's media types first may read JSON
+    /// of these alone, and what is not text as bytes: Octokit shows "Unknown error" for a plain
+    /// `application/problem+json`.
     ProblemAsText,
     /// As `grpc-status`.
     Grpc,
@@ -228,8 +233,8 @@ impl Refusal {
         self
     }
 
-    /// A field for each scheme: clients such as wget read one scheme of a field only. Bearer where nothing else is known, because a
-    /// 401 must offer something (RFC 9110, 15.5.2).
+    /// A field for each scheme: clients such as wget read one scheme of a field only. Bearer where
+    /// nothing else is known, because a 401 must offer something (RFC 9110, 15.5.2).
     fn write_challenges(&self, headers: &mut HeaderMap) {
         let challenge = |scheme: &str| HeaderValue::from_str(&format!("{scheme} realm=\"seks\"")).ok();
         let schemes = self.schemes.as_deref().unwrap_or_default();
@@ -270,14 +275,15 @@ impl Refusal {
         if self.detail.is_empty() { self.code.row().3 } else { &self.detail }
     }
 
-    /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs show, and the `message` that
-    /// GitHub's and others' show instead.
+    /// The answer's body: `application/problem+json`, with the `error` object that vendors' SDKs
+    /// show, and the `message` that GitHub's and others' show instead.
     #[must_use]
     pub(crate) fn body(&self, request_id: &str) -> Bytes {
         let (code, _, _, title) = self.code.row();
         let detail = self.text();
         if self.reader == Reader::AwsXml {
-            // The detail is ours: fixed texts, and names of policies and services, which hold no markup.
+            // The detail is ours: fixed texts, and names of policies and services, which hold no
+            // markup.
             return Bytes::from(format!(
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code>\
                  <Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
@@ -320,7 +326,8 @@ impl Refusal {
         Bytes::from(problem.to_string())
     }
 
-    /// Whether a client must not send the request again by itself, as the upstream may have begun to process it.
+    /// Whether a client must not send the request again by itself, as the upstream may have begun
+    /// to process it.
     #[must_use]
     pub(crate) fn has_begun(&self) -> bool {
         self.retry == Retry::Begun

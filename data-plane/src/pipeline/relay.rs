@@ -1,4 +1,5 @@
-//! Stage 7, `relay`: passes the response's body to the agent, and ends it when the right to it ends.
+//! Stage 7, `relay`: passes the response's body to the agent, and ends it when the right to it
+//! ends.
 
 use std::{
     future::Future as _,
@@ -74,8 +75,8 @@ struct RelayedBody {
     _held: (InFlight, Option<UploadGuard>),
 }
 
-/// Last stage before the agent: takes out of the answer what was put into the request, rewrites the upstream's own URLs, and lets
-/// the answer go while the right to it lasts.
+/// Last stage before the agent: takes out of the answer what was put into the request, rewrites the
+/// upstream's own URLs, and lets the answer go while the right to it lasts.
 pub(crate) fn call(
     answered: Answered,
     idle: Duration,
@@ -171,8 +172,8 @@ impl RelayedBody {
         }))
     }
 
-    /// One timer for silence and expiry, set when the upstream first keeps us waiting. It moves when it goes off, or when
-    /// [`poll_expired`](Self::poll_expired) set it to a later time.
+    /// One timer for silence and expiry, set when the upstream first keeps us waiting. It moves
+    /// when it goes off, or when [`poll_expired`](Self::poll_expired) set it to a later time.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<RelayError> {
         let silent = self.last + self.idle;
         let deadline = self.expires.map_or(silent, |at| at.min(silent));
@@ -193,7 +194,8 @@ impl RelayedBody {
         }
     }
 
-    /// Ready when the token has expired. The upstream's silence does not count while the agent takes nothing.
+    /// Ready when the token has expired. The upstream's silence does not count while the agent
+    /// takes nothing.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.expires else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
@@ -243,7 +245,8 @@ impl Body for OutgoingBody {
 }
 
 impl Abort for OutgoingBody {
-    /// An agent that doesn't read what it was sent must not keep what it may no longer have from ending.
+    /// An agent that doesn't read what it was sent must not keep what it may no longer have from
+    /// ending.
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
             Kind::RelayedBody(relayed) => match Pin::new(&mut relayed.cut).poll(cx) {

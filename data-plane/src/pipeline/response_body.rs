@@ -14,7 +14,8 @@ use super::{
 };
 use crate::http::server::Abort;
 
-/// The body of every answer: closes the request's record when it ends. Behind a `101` there is none, and the tunnel closes the record.
+/// The body of every answer: closes the request's record when it ends. Behind a `101` there is
+/// none, and the tunnel closes the record.
 pub(crate) struct ResponseBody(Option<audit::Body<OutgoingBody>>);
 
 impl ResponseBody {

@@ -1,8 +1,9 @@
 //! Rewrites URLs of the upstream in its answers to URLs of the node.
 //!
-//! An upstream names itself: in `Location`, in `Link`, in the `next` field of a page, in the URL of an upload. A client that
-//! follows such a URL would leave the node, with the fake token in its headers. [`Urls`] knows how the upstream's origin is
-//! written and what the agent has to use instead. URLs of other hosts stay as they are.
+//! An upstream names itself: in `Location`, in `Link`, in the `next` field of a page, in the URL of
+//! an upload. A client that follows such a URL would leave the node, with the fake token in its
+//! headers. [`Urls`] knows how the upstream's origin is written and what the agent has to use
+//! instead. URLs of other hosts stay as they are.
 //!
 //! | where | file | when |
 //! |---|---|---|
@@ -11,11 +12,13 @@
 //! | JSON and event streams | `text`, with `pattern` | services with `rewrite_urls`; the URLs below `base_path` |
 //! | MCP's `endpoint` event | `endpoint` | services with `mcp` |
 //!
-//! Answers are scrubbed first and rewritten then. So the scrubber reads what the upstream wrote: a credential that holds the
-//! upstream's origin is found whole. What is rewritten afterwards adds nothing but the node's own address and path.
+//! Answers are scrubbed first and rewritten then. So the scrubber reads what the upstream wrote: a
+//! credential that holds the upstream's origin is found whole. What is rewritten afterwards adds
+//! nothing but the node's own address and path.
 //!
-//! A body that may be rewritten loses its `Content-Length` and its digests ([`integrity`]), and keeps its `ETag`. Parts (206),
-//! attachments, stored objects and bodies in a content coding stay as they are.
+//! A body that may be rewritten loses its `Content-Length` and its digests ([`integrity`]), and
+//! keeps its `ETag`. Parts (206), attachments, stored objects and bodies in a content coding stay
+//! as they are.
 
 mod agent_address;
 mod body;
@@ -44,7 +47,8 @@ pub(crate) struct Rewriting {
     pub(crate) signer: Option<Box<UrlSigner>>,
 }
 
-/// Rewrites the headers of a service's answer, and its body as it streams. Most answers hold no URL, and are passed on.
+/// Rewrites the headers of a service's answer, and its body as it streams. Most answers hold no
+/// URL, and are passed on.
 pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
     response: Response<B>,
     service: &Service,

@@ -37,7 +37,8 @@ pub(crate) enum Route {
     Service { name: Range<usize>, rest: usize },
     /// `SERVICE.SUFFIX` in `Host`: all of the target is the service's.
     Host { name: Box<str> },
-    /// HTTPS_PROXY mode: the service is the one at this host that the token grants, and all of the target is its.
+    /// HTTPS_PROXY mode: the service is the one at this host that the token grants, and all of the
+    /// target is its.
     Forward(Origin),
     /// `GET /api/`.
     Discovery,

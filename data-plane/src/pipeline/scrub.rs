@@ -1,20 +1,25 @@
 //! Scrubbing: removes the credential from responses.
 //!
-//! It searches for exactly what was written into this request, in every form in which an upstream plausibly repeats it: as it is, in
-//! base64 of either alphabet at any offset in a group, in hex of either case with or without separators, percent-encoded, JSON-escaped, as
-//! HTML entities, quoted-printable (each for any subset of the characters), and in UTF-16 and UTF-32. It finds a match across any split
-//! into chunks, in headers, bodies of any type and length, trailers, names of headers and trailers in any case, and over the `data:` lines of one
-//! server-sent event ([`events`]).
+//! It searches for exactly what was written into this request, in every form in which an upstream
+//! plausibly repeats it: as it is, in base64 of either alphabet at any offset in a group, in hex of
+//! either case with or without separators, percent-encoded, JSON-escaped, as HTML entities,
+//! quoted-printable (each for any subset of the characters), and in UTF-16 and UTF-32. It finds a
+//! match across any split into chunks, in headers, bodies of any type and length, trailers, names
+//! of headers and trailers in any case, and over the `data:` lines of one server-sent event
+//! ([`events`]).
 //!
-//! A match is overwritten with `*`, byte for byte. `Content-Length`, framing and streaming stay as they are. Only the beginning of a match
-//! that the next byte may complete is held back.
+//! A match is overwritten with `*`, byte for byte. `Content-Length`, framing and streaming stay as
+//! they are. Only the beginning of a match that the next byte may complete is held back.
 //!
-//! A body is first searched for short windows of the raw, base64 and hex forms ([`prefilter`]), several bytes a step, for bytes that introduce
-//! escapes, and for bytes that stand for nothing between two of the credential ([`spaced`]). Only where one of these matches, a needle is followed
-//! token by token ([`matcher`]), in time linear in the body. So the output does not depend on how a body is cut ([`search`] says why). The state survives
-//! from chunk to chunk ([`scrubber`]).
+//! A body is first searched for short windows of the raw, base64 and hex forms ([`prefilter`]),
+//! several bytes a step, for bytes that introduce escapes, and for bytes that stand for nothing
+//! between two of the credential ([`spaced`]). Only where one of these matches, a needle is
+//! followed token by token ([`matcher`]), in time linear in the body. So the output does not depend
+//! on how a body is cut ([`search`] says why). The state survives from chunk to chunk
+//! ([`scrubber`]).
 //!
-//! SECURITY.md states the limit: an upstream that colludes with an agent can return its credential in an encoding of their own.
+//! SECURITY.md states the limit: an upstream that colludes with an agent can return its credential
+//! in an encoding of their own.
 
 mod alphabet;
 mod body;
@@ -48,12 +53,13 @@ use super::audit::Counters;
 /// An answer's body, with its codings off and searched.
 pub(crate) type Searched<B> = Body<Decoded<B>, DecodeError<<B as http_body::Body>::Error>>;
 
-/// Integrity headers are over bytes that may be changed, and they go out before it is known whether they are. An `ETag` stays:
-/// it names the upstream's representation to the upstream and says nothing about bytes.
+/// Integrity headers are over bytes that may be changed, and they go out before it is known whether
+/// they are. An `ETag` stays: it names the upstream's representation to the upstream and says
+/// nothing about bytes.
 const INTEGRITY: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
 
-/// Takes what was put into a request out of its answer: content codings come off, headers are scrubbed, body and trailers
-/// are as they stream through. Occurrences are counted in `counters`.
+/// Takes what was put into a request out of its answer: content codings come off, headers are
+/// scrubbed, body and trailers are as they stream through. Occurrences are counted in `counters`.
 ///
 /// # Errors
 /// [`Unsearchable`]: the agent must not get the body.
@@ -67,7 +73,8 @@ pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
     if !needles.is_empty() {
         let scrubber = scrubber.insert(Scrubber::new(needles.clone()));
         counters.scrubbed(scrub_headers(&mut parts.headers, &needles, scrubber));
-        // There is nothing to be searched of an answer to HEAD, a 204 or a 304: its head says what another answer would be.
+        // There is nothing to be searched of an answer to HEAD, a 204 or a 304: its head says what
+        // another answer would be.
         if !body.is_end_stream() {
             codings = decode::codings(&mut parts.headers)?;
             remove_integrity(&mut parts.headers);
@@ -95,8 +102,8 @@ pub(crate) fn headers(headers: &mut HeaderMap, needles: &Needles) -> u32 {
     scrub_headers(headers, needles, &mut Scrubber::new(needles.clone()))
 }
 
-/// What a text is to be replaced by, of the same length, when it holds what was put in. Of a text that `is_cut`, the beginning of a match
-/// at its end is masked too.
+/// What a text is to be replaced by, of the same length, when it holds what was put in. Of a text
+/// that `is_cut`, the beginning of a match at its end is masked too.
 pub(crate) fn masked(text: &[u8], is_cut: bool, needles: &Needles) -> Option<Vec<u8>> {
     let mut scrubber = Scrubber::new(needles.clone());
     if needles.is_empty() || !is_cut {

@@ -1,4 +1,5 @@
-//! The resource that a COPY or MOVE writes: WebDAV's header `Destination` (RFC 4918, 10.3) names it, beside the request's own target.
+//! The resource that a COPY or MOVE writes: WebDAV's header `Destination` (RFC 4918, 10.3) names
+//! it, beside the request's own target.
 //!
 //! It is read and decided on as a target is. The upstream gets its own URL of it.
 
@@ -55,8 +56,8 @@ pub(super) fn read(identified: &Identified, service: &Service) -> Result<Option<
     Ok(Some(SecondTarget { line, url: url.map_err(|_| Refusal::invalid(MALFORMED))? }))
 }
 
-/// Refuses a second target of a method that is only asked for by an override: a server that does not honour the override takes the
-/// header for something else, and so does this node.
+/// Refuses a second target of a method that is only asked for by an override: a server that does
+/// not honour the override takes the header for something else, and so does this node.
 pub(super) fn check_override(overriding: Option<&Method>, headers: &HeaderMap) -> Result<(), Refusal> {
     let overrides = overriding.is_some_and(|method| matches!(method.as_str(), "COPY" | "MOVE"));
     if overrides && headers.contains_key(DESTINATION) {
@@ -65,7 +66,8 @@ pub(super) fn check_override(overriding: Option<&Method>, headers: &HeaderMap) -
     Ok(())
 }
 
-/// What stands behind the service's name in a URL of the node, or behind the upstream's authority in one of its own.
+/// What stands behind the service's name in a URL of the node, or behind the upstream's authority
+/// in one of its own.
 fn rest_of<'a>(url: &'a str, parts: &Parts, form: Naming, service: &Service) -> Result<&'a str, Refusal> {
     if url.contains('#') {
         return Err(Refusal::invalid(MALFORMED));

@@ -43,7 +43,8 @@ impl SharedLimits {
         Self { limits: limits.clone(), policies: PolicyPool::default(), in_flight, buffers: BodyBuffers::new(limits) }
     }
 
-    /// [`PolicySlice::needs_body`], here or, where that may take long, apart from what serves requests.
+    /// [`PolicySlice::needs_body`], here or, where that may take long, apart from what serves
+    /// requests.
     pub(crate) async fn needs_body(
         &self,
         slice: &Arc<PolicySlice>,

@@ -43,13 +43,15 @@ const LEN: usize = 1 + size_of::<i64>() + DIGEST + MAC;
 pub(crate) struct UrlKey([u8; 32]);
 
 impl UrlKey {
-    /// The key that follows from the tenant's. `None`: the credential was stored before its service had `keyless_urls`.
+    /// The key that follows from the tenant's. `None`: the credential was stored before its service
+    /// had `keyless_urls`.
     pub(super) fn of(fields: &Fields) -> Option<Self> {
         let mac = Hmac::<Sha256>::new_from_slice(fields.get(aws::KEY_FIELD)?).ok()?;
         Some(Self(mac.chain_update(KEY_LABEL).finalize().into_bytes().into()))
     }
 
-    /// The MAC over a service, a token, an expiry and a target. Each part but the last has a fixed length or its length in front.
+    /// The MAC over a service, a token, an expiry and a target. Each part but the last has a fixed
+    /// length or its length in front.
     fn mac(&self, service: &str, digest: &Digest, expires: i64, target: &str) -> Option<Hmac<Sha256>> {
         let mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
         let mac = mac.chain_update((service.len() as u64).to_be_bytes()).chain_update(service);
@@ -70,7 +72,8 @@ impl UrlSigner {
         Self { key, digest, expires: now.saturating_add(LIFETIME_SECONDS) }
     }
 
-    /// The parameter, with its name, for `target`: path and query as they are sent to the upstream of `service`.
+    /// The parameter, with its name, for `target`: path and query as they are sent to the upstream
+    /// of `service`.
     pub(super) fn sign(&self, service: &str, target: &str) -> Option<String> {
         let mac = self.key.mac(service, &self.digest, self.expires, target)?.finalize().into_bytes();
         let mut bytes = Vec::with_capacity(LEN);
@@ -115,7 +118,8 @@ impl PresentedUrl {
         Some(Self { digest: Digest(*digest), expires: i64::from_be_bytes(*expires), mac: mac.try_into().ok()? })
     }
 
-    /// Checks that a node of this tenant signed the URL for this service and target, and that it has not expired at `now`.
+    /// Checks that a node of this tenant signed the URL for this service and target, and that it
+    /// has not expired at `now`.
     ///
     /// # Errors
     /// `token_malformed` and `token_expired`. A forged and a misused URL are not told apart.

@@ -1,8 +1,10 @@
-//! Services with signed requests (AWS Signature Version 4). The agent's SDK signs with a fake key pair; the upstream needs the real one.
+//! Services with signed requests (AWS Signature Version 4). The agent's SDK signs with a fake key
+//! pair; the upstream needs the real one.
 //!
-//! [`lookup`](super::lookup) finds the token by the access key id. An access key id is no secret, so
-//! [`PresentedSignature::verify`] checks the signature over the whole request before policy is evaluated. [`sign()`] makes the
-//! upstream's signature last. An `x-amz-…` header that the agent did not sign is not signed for it.
+//! [`lookup`](super::lookup) finds the token by the access key id. An access key id is no secret,
+//! so [`PresentedSignature::verify`] checks the signature over the whole request before policy is
+//! evaluated. [`sign()`] makes the upstream's signature last. An `x-amz-…` header that the agent
+//! did not sign is not signed for it.
 
 mod action;
 mod canonical;
@@ -63,7 +65,8 @@ pub(crate) struct Signed {
 pub(crate) struct SeenBody {
     hash: [u8; 32],
     is_empty: bool,
-    /// The actions that it names as a form; `None`: it is no form, or one that may name an action that can't be seen.
+    /// The actions that it names as a form; `None`: it is no form, or one that may name an action
+    /// that can't be seen.
     actions: Option<Vec<String>>,
 }
 
@@ -101,13 +104,14 @@ impl<'a> PresentedSignature<'a> {
         }
     }
 
-    /// Whether nothing can be said of the request before its body is read: the signature covers a hash that isn't written
-    /// anywhere, or the body says what is to be done.
+    /// Whether nothing can be said of the request before its body is read: the signature covers a
+    /// hash that isn't written anywhere, or the body says what is to be done.
     pub(crate) fn needs_body(&self, sigv4: &SigV4) -> bool {
         self.payload.is_none() || !sigv4.denied_actions.is_empty()
     }
 
-    /// Verifies the signature before the body is there. `false`: it covers a hash that only the body gives.
+    /// Verifies the signature before the body is there. `false`: it covers a hash that only the
+    /// body gives.
     pub(crate) fn verify_head(
         &self,
         parts: &Parts,
@@ -119,7 +123,8 @@ impl<'a> PresentedSignature<'a> {
         if canonical.is_signed_with(&secret(fields, digest)?) { Ok(true) } else { Err(unsigned()) }
     }
 
-    /// Verifies the signature, and that the request isn't for keys. `body` is there if [`needs_body`](Self::needs_body).
+    /// Verifies the signature, and that the request isn't for keys. `body` is there if
+    /// [`needs_body`](Self::needs_body).
     pub(crate) fn verify(
         self,
         parts: &Parts,

@@ -10,8 +10,9 @@ use seks_types::token::{self, Digest};
 use super::{caller::Caller, refusal::Refusal};
 use crate::{code::Code, table::TokenEntry};
 
-/// Headers in which SDKs put keys, for telling "nothing was presented" from "what was presented is no token", and for
-/// stripping credentials that aren't the node's. In order: it is searched by halves.
+/// Headers in which SDKs put keys, for telling "nothing was presented" from "what was presented is
+/// no token", and for stripping credentials that aren't the node's. In order: it is searched by
+/// halves.
 pub(crate) const CREDENTIAL_HEADERS: &[&str] = &[
     "api-key",
     "apikey",

@@ -1,4 +1,5 @@
-//! The WebSocket handshake (RFC 6455, section 4): the agent's request, the offer to the upstream, and its response.
+//! The WebSocket handshake (RFC 6455, section 4): the agent's request, the offer to the upstream,
+//! and its response.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,8 +13,9 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// More than any SDK offers.
 const MAX_PROTOCOLS: usize = 16;
 
-/// Whether an agent wants to switch to WebSocket. An upgrade to HTTP/2 is passed over, as HTTP allows: it changes nothing of the
-/// request, and curl and Java offer it with each. Any other is refused, because the agent would wait for its own protocol.
+/// Whether an agent wants to switch to WebSocket. An upgrade to HTTP/2 is passed over, as HTTP
+/// allows: it changes nothing of the request, and curl and Java offer it with each. Any other is
+/// refused, because the agent would wait for its own protocol.
 pub(crate) fn is_asked(parts: &Parts, has_body: bool) -> Result<bool, Refusal> {
     let Some(upgrade) = parts.headers.get(header::UPGRADE) else { return Ok(false) };
     if !upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
@@ -76,7 +78,8 @@ impl Offer {
         Some(Self { key: STANDARD.encode(key), accept, protocols })
     }
 
-    /// Adds the offer to a request's headers, from which an agent's was filtered. No extensions: what is compressed can't be searched.
+    /// Adds the offer to a request's headers, from which an agent's was filtered. No extensions:
+    /// what is compressed can't be searched.
     pub(crate) fn write(&self, headers: &mut HeaderList) -> Option<()> {
         headers.set(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.set(header::UPGRADE, WEBSOCKET);
@@ -99,7 +102,8 @@ impl Offer {
         let key_ok = headers
             .get(header::SEC_WEBSOCKET_ACCEPT)
             .is_some_and(|v| v.as_bytes() == accept(self.key.as_bytes()).as_bytes());
-        // An extension that nobody offered, or a subprotocol: the two ends would understand each other in another way than the node.
+        // An extension that nobody offered, or a subprotocol: the two ends would understand each
+        // other in another way than the node.
         let chosen = headers.get(header::SEC_WEBSOCKET_PROTOCOL).cloned();
         let chosen_ok = chosen.as_ref().is_none_or(|c| self.protocols.iter().any(|p| p.as_bytes() == c.as_bytes()));
         let extended = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);

@@ -1,8 +1,9 @@
 //! Limits how many wrong tokens one source may present.
 //!
-//! A source that guesses, or an agent with a mistyped token, gets `401` first. It gets `429` with `Retry-After` after more wrong
-//! tokens than a token bucket allows. Requests with a valid token are never limited here, so agents behind the same address translation are not
-//! affected. The table has a fixed size. A new source replaces the one that was silent for longest.
+//! A source that guesses, or an agent with a mistyped token, gets `401` first. It gets `429` with
+//! `Retry-After` after more wrong tokens than a token bucket allows. Requests with a valid token
+//! are never limited here, so agents behind the same address translation are not affected. The
+//! table has a fixed size. A new source replaces the one that was silent for longest.
 
 use std::{
     net::IpAddr,
@@ -61,7 +62,8 @@ impl WrongTokens {
         self.limited.load(Relaxed)
     }
 
-    /// The refusal of a request from `source`: as it is, or `limit_exceeded` when it is one wrong token too many.
+    /// The refusal of a request from `source`: as it is, or `limit_exceeded` when it is one wrong
+    /// token too many.
     pub(crate) fn bound(&self, refusal: Refusal, source: IpAddr) -> Refusal {
         let wrong = matches!(refusal.code, Code::TokenMissing | Code::TokenMalformed | Code::TokenUnknown);
         if !wrong {
@@ -104,7 +106,8 @@ impl WrongTokens {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the 64 bits of an IPv6 address that a network gives to one host.
+/// What counts as one source: an IPv4 address, or the 64 bits of an IPv6 address that a network
+/// gives to one host.
 fn network(source: IpAddr) -> u128 {
     match source.to_canonical() {
         IpAddr::V4(v4) => u128::from(u32::from(v4)),

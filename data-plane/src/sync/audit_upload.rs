@@ -1,9 +1,10 @@
-//! Hands the spool's records to a control plane, over a connection of its own: however much there is, the table's stream never waits
-//! for it.
+//! Hands the spool's records to a control plane, over a connection of its own: however much there
+//! is, the table's stream never waits for it.
 //!
-//! Frames go out as they are on disk, oldest first. What a replica acknowledges is on its disk, and a segment that is acknowledged
-//! whole is removed. A new connection begins with what the replica has, so nothing is sent twice to the same replica unless an
-//! acknowledgement was lost; then the replica drops it.
+//! Frames go out as they are on disk, oldest first. What a replica acknowledges is on its disk, and
+//! a segment that is acknowledged whole is removed. A new connection begins with what the replica
+//! has, so nothing is sent twice to the same replica unless an acknowledgement was lost; then the
+//! replica drops it.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -219,7 +220,8 @@ impl<'a> Upload<'a> {
                 }
             }
             if offset == start {
-                // Durable bytes that are no frame: the disk has changed them. What is behind them is lost, and verification says so.
+                // Durable bytes that are no frame: the disk has changed them. What is behind them
+                // is lost, and verification says so.
                 tracing::error!(segment = segment.name, "an audit segment is damaged");
                 self.sent.insert(segment.name.clone(), segment.bytes);
                 return Ok(());
@@ -238,7 +240,8 @@ impl<'a> Upload<'a> {
         self.outbox.send(AuditUpload { message: Some(message) }).await.map_err(|_| UploadEnd::Closed)
     }
 
-    /// Asks for the keys of segments that earlier processes have sealed and that are to be exported.
+    /// Asks for the keys of segments that earlier processes have sealed and that are to be
+    /// exported.
     async fn open_segments(&mut self) -> Result<(), UploadEnd> {
         if Instant::now() < self.open_at {
             return Ok(());
@@ -267,7 +270,8 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Waits for more to send, for a receipt, or until segments that are still sealed are asked for again.
+    /// Waits for more to send, for a receipt, or until segments that are still sealed are asked for
+    /// again.
     async fn wait(&mut self) -> Result<(), UploadEnd> {
         let recorder = self.recorder.clone();
         let (open_at, has_sealed) = (self.open_at, !recorder.segments().sealed().is_empty());

@@ -1,4 +1,5 @@
-//! Back-off between attempts: exponential with full jitter, so that nodes that lost their control plane do not return at the same time.
+//! Back-off between attempts: exponential with full jitter, so that nodes that lost their control
+//! plane do not return at the same time.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Renews the node's certificate. It is valid for a day; after half of that the node requests the next one with the current one.
+//! Renews the node's certificate. It is valid for a day; after half of that the node requests the
+//! next one with the current one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +10,14 @@ use tokio::time::{sleep, timeout};
 use super::{Identity, channel::Trust, enrol};
 use crate::table::WallClock;
 
-/// How often the certificate's age is looked at: wall clocks are stepped, so one long sleep won't do.
+/// How often the certificate's age is looked at: wall clocks are stepped, so one long sleep won't
+/// do.
 const LOOK: Duration = Duration::from_secs(60);
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often a mesh's files are read: it replaces them at half of their life as well, which may be minutes.
+/// How often a mesh's files are read: it replaces them at half of their life as well, which may be
+/// minutes.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 
 /// Loads new certificates that a mesh writes to its files, until it is dropped. The current stream

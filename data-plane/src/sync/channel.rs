@@ -1,4 +1,5 @@
-//! Connections to a control plane: TLS 1.3 with the node's certificate, and nothing sent before the other side's has been checked.
+//! Connections to a control plane: TLS 1.3 with the node's certificate, and nothing sent before the
+//! other side's has been checked.
 
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use super::Identity;
 pub(super) const SERVER_NAME: &str = "seks-control-plane";
 /// Longest wait for TCP and TLS together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// How much may be on its way to us: a revocation waits behind no more than this. One round trip of 100 ms moves 10 MB/s.
+/// How much may be on its way to us: a revocation waits behind no more than this. One round trip of
+/// 100 ms moves 10 MB/s.
 const WINDOW_BYTES: u32 = 1024 * 1024;
-/// A connection whose peer's machine doesn't answer is given up after twice this. It proves nothing more: the stream has its own silence limit.
+/// A connection whose peer's machine doesn't answer is given up after twice this. It proves nothing
+/// more: the stream has its own silence limit.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
@@ -47,8 +50,8 @@ impl Trust {
     }
 }
 
-/// TCP and TLS, or why not. tonic's own limit is for TCP alone: a replica that is frozen, or behind a link that was cut, would be
-/// waited for until it wakes.
+/// TCP and TLS, or why not. tonic's own limit is for TCP alone: a replica that is frozen, or behind
+/// a link that was cut, would be waited for until it wakes.
 pub(super) async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
     match timeout(CONNECT_LIMIT, endpoint.connect()).await {
         Ok(connected) => connected.map_err(|e| chain(&e)),

@@ -1,5 +1,6 @@
-//! Decodes wire changes into the table's own. A change that cannot be decoded rejects its whole message. A record that is understood and cannot be
-//! served by this build (a service, a token) takes rights away instead. The table compiles policies.
+//! Decodes wire changes into the table's own. A change that cannot be decoded rejects its whole
+//! message. A record that is understood and cannot be served by this build (a service, a token)
+//! takes rights away instead. The table compiles policies.
 
 mod names;
 mod token;
@@ -37,14 +38,16 @@ pub(super) enum DecodeError {
     Credential(#[source] SessionError),
 }
 
-/// `Changes` with its records left encoded: what arrives is what is summed up, whatever a newer control plane puts into it.
+/// `Changes` with its records left encoded: what arrives is what is summed up, whatever a newer
+/// control plane puts into it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct EncodedChanges {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub(super) changes: Vec<Bytes>,
 }
 
-/// Decodes one change; credentials are opened with the stream's key. The mark says what it does to the table's sum.
+/// Decodes one change; credentials are opened with the stream's key. The mark says what it does to
+/// the table's sum.
 pub(super) fn decode(
     encoded: Bytes,
     epoch: &str,

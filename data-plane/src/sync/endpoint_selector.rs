@@ -37,7 +37,8 @@ impl EndpointSelector {
         false
     }
 
-    /// The stream to the present one has ended; `good`: it had worked for a while. Says whether to pause first: all have failed.
+    /// The stream to the present one has ended; `good`: it had worked for a while. Says whether to
+    /// pause first: all have failed.
     pub(super) fn stream_ended(&mut self, was_stable: bool) -> bool {
         if was_stable {
             self.failed.fill(false);

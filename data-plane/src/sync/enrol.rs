@@ -97,7 +97,8 @@ pub enum EnrolError {
     Key(#[from] rcgen::Error),
 }
 
-/// The identity in the data directory, or a new one by the join token. Tries until a control plane answers.
+/// The identity in the data directory, or a new one by the join token. Tries until a control plane
+/// answers.
 ///
 /// # Errors
 /// Whatever waiting doesn't mend.
@@ -131,8 +132,9 @@ pub async fn obtain(config: &EnrolConfig) -> Result<Identity, EnrolError> {
     }
 }
 
-/// Enrols with `token`, trying each endpoint once, and keeps the identity. The key is the same for all tries: should an answer
-/// be lost, the control plane knows by it that the node which asks again is the one that has used the token up.
+/// Enrols with `token`, trying each endpoint once, and keeps the identity. The key is the same for
+/// all tries: should an answer be lost, the control plane knows by it that the node which asks
+/// again is the one that has used the token up.
 async fn enrol(
     config: &EnrolConfig,
     token: &str,

@@ -1,6 +1,7 @@
 //! The highest revision of the store that this node has seen, kept beside its identity.
 //!
-//! A node that restarts has no table. Without this mark it would accept an old table from a store that was rolled back.
+//! A node that restarts has no table. Without this mark it would accept an old table from a store
+//! that was rolled back.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -36,8 +37,8 @@ pub(super) struct HighWaterMark {
 }
 
 impl HighWaterMark {
-    /// What is kept in `data_dir`; without one, in memory only. A file that can't be read is an error: to go on without it would be
-    /// to forget.
+    /// What is kept in `data_dir`; without one, in memory only. A file that can't be read is an
+    /// error: to go on without it would be to forget.
     ///
     /// # Errors
     /// Of the file system; a file that isn't a mark.

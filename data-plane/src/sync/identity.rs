@@ -90,7 +90,8 @@ impl Identity {
         self.data_dir.as_deref()
     }
 
-    /// It, as this process's, as soon as no other has its directory; `waits` is called if that isn't at once.
+    /// It, as this process's, as soon as no other has its directory; `waits` is called if that
+    /// isn't at once.
     pub(super) async fn claimed(self, waits: impl FnOnce()) -> io::Result<Self> {
         #[cfg(feature = "simulation")]
         if self.instance.is_some() {
@@ -133,7 +134,8 @@ impl Identity {
         Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
     }
 
-    /// A mesh's certificate and key, which it replaces when they are due. `data_dir` holds what the node has seen, and no identity.
+    /// A mesh's certificate and key, which it replaces when they are due. `data_dir` holds what the
+    /// node has seen, and no identity.
     ///
     /// # Errors
     /// Files that can't be read; a key that others can read.
@@ -207,7 +209,8 @@ impl Identity {
         }
     }
 
-    /// Writes it to `data_dir`, whole or not at all, readable by the owner alone; renewals are kept there too.
+    /// Writes it to `data_dir`, whole or not at all, readable by the owner alone; renewals are kept
+    /// there too.
     ///
     /// # Errors
     /// Of the file system.

@@ -1,8 +1,10 @@
 //! The instance of a node: which process this is, of all that may show the same certificate.
 //!
-//! A machine can be cloned, or started elsewhere while the first one is only cut off. Both have the same key, and an acknowledgement of one must not
-//! count for the other. So each process names its instance, and a control plane waits for the lease of an instance that it no longer hears from.
-//! A process that restarts in the same data directory keeps its instance, and nothing waits for the old process.
+//! A machine can be cloned, or started elsewhere while the first one is only cut off. Both have the
+//! same key, and an acknowledgement of one must not count for the other. So each process names its
+//! instance, and a control plane waits for the lease of an instance that it no longer hears from. A
+//! process that restarts in the same data directory keeps its instance, and nothing waits for the
+//! old process.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -32,8 +34,9 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// The name of who uses `data_dir`, as soon as nobody else does; `waits` is called if that isn't at once. Without a directory, or where
-    /// the machine has no boot's id, it is drawn anew with every start.
+    /// The name of who uses `data_dir`, as soon as nobody else does; `waits` is called if that
+    /// isn't at once. Without a directory, or where the machine has no boot's id, it is drawn anew
+    /// with every start.
     ///
     /// # Errors
     /// Of the file system; of the machine's randomness.

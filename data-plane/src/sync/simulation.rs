@@ -1,4 +1,5 @@
-//! Connections over a simulated network in the place of TCP and TLS. Compiled with the feature `simulation` alone.
+//! Connections over a simulated network in the place of TCP and TLS. Compiled with the feature
+//! `simulation` alone.
 
 use std::{cell::RefCell, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! Loads a snapshot: built beside the live table, checked part by part, then swapped in whole or dropped.
+//! Loads a snapshot: built beside the live table, checked part by part, then swapped in whole or
+//! dropped.
 
 use bytes::Bytes;
 use prost::Message as _;

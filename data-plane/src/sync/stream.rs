@@ -38,11 +38,12 @@ const WELCOME_LIMIT: Duration = Duration::from_secs(5);
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
 /// A stream that lets the lease run down to this part of it is left,
 const FAILOVER_THRESHOLD: f64 = 0.3;
-/// but not before it has extended the lease by next to nothing for this part of it: where messages take long a lease is never
-/// whole, and to leave what works would end it.
+/// but not before it has extended the lease by next to nothing for this part of it: where messages
+/// take long a lease is never whole, and to leave what works would end it.
 const STALL_WINDOW: f64 = 0.6;
-/// Next to nothing, as a part of the lease: less than a renewal brings, a quarter. Grants of a barrier that stands still extend it by
-/// what clocks may differ, and the first of them by what the barrier was late before.
+/// Next to nothing, as a part of the lease: less than a renewal brings, a quarter. Grants of a
+/// barrier that stands still extend it by what clocks may differ, and the first of them by what the
+/// barrier was late before.
 const MIN_EXTENSION: f64 = 0.2;
 /// Messages to the replica that may wait.
 const OUTBOX: usize = 64;
@@ -138,8 +139,9 @@ pub(super) struct Stream<'a> {
 }
 
 impl LeaseProgress {
-    /// After a grant that lets the lease end at `ends`, of a barrier that was so old when it was granted. The first grant of a barrier that
-    /// has stood still since may come a renewal late: that much less patience it deserves.
+    /// After a grant that lets the lease end at `ends`, of a barrier that was so old when it was
+    /// granted. The first grant of a barrier that has stood still since may come a renewal late:
+    /// that much less patience it deserves.
     fn with(before: Option<Self>, ends: BootInstant, age: Duration, ttl: Duration) -> Option<Self> {
         if before.is_some_and(|before| ends < before.ends.plus(ttl.mul_f64(MIN_EXTENSION))) {
             return before;
@@ -372,7 +374,8 @@ impl<'a> Stream<'a> {
             self.status.update(|s| s.deltas += applied);
         }
         if applied > 0 && !self.needs_snapshot {
-            // A full queue is a dead stream, which the next Renew will notice; the ack is lost with it.
+            // A full queue is a dead stream, which the next Renew will notice; the ack is lost with
+            // it.
             let _ = self.ack();
         }
         Ok(())
@@ -387,7 +390,8 @@ impl<'a> Stream<'a> {
         let (changes, marks): (Vec<Change>, Vec<_>) = decoded.into_iter().unzip();
         let marks = marks.into_iter().flatten().collect();
         if self.needs_snapshot {
-            // What takes rights away doesn't wait for the snapshot, if the live table is of the same store at all.
+            // What takes rights away doesn't wait for the snapshot, if the live table is of the
+            // same store at all.
             if *self.table.epoch() == *epoch {
                 self.table.narrow(&changes);
             }
@@ -470,7 +474,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Stops serving, and only then says that it has. The control plane ends the stream once it has heard that.
+    /// Stops serving, and only then says that it has. The control plane ends the stream once it has
+    /// heard that.
     fn fenced(&mut self, fence: wire::Fence) -> Result<(), StreamEnd> {
         self.table.lease().end();
         self.table.wake_all();

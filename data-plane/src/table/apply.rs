@@ -184,7 +184,8 @@ fn put_service(table: &Generation, service: Service) {
     }
 }
 
-/// Equal definitions have equal numbers, so that a resync doesn't close every pool. `Debug` writes every field.
+/// Equal definitions have equal numbers, so that a resync doesn't close every pool. `Debug` writes
+/// every field.
 fn fingerprint(service: &Service) -> u64 {
     let hash = Sha256::digest(format!("{service:?}"));
     hash.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))

@@ -1,4 +1,5 @@
-//! What can happen to the table, in the domain's own types: [`sync`](crate::sync) makes it from the wire's.
+//! What can happen to the table, in the domain's own types: [`sync`](crate::sync) makes it from the
+//! wire's.
 
 use std::sync::Arc;
 
@@ -87,9 +88,11 @@ pub enum Change {
         version: u32,
         /// The control plane can make another version if this one is refused.
         minted: bool,
-        /// Where alone it may be sent; `None`: a control plane of an earlier version has said nothing about that.
+        /// Where alone it may be sent; `None`: a control plane of an earlier version has said
+        /// nothing about that.
         destination: Option<Destination>,
-        /// Encoded [`Fields`](seks_types::secret::Fields); `None`: kept back, because the service has another destination.
+        /// Encoded [`Fields`](seks_types::secret::Fields); `None`: kept back, because the service
+        /// has another destination.
         secret: Option<Secret>,
     },
     /// All policies of a tenant, compiled; `None` when this node can't compile them, which denies.
@@ -98,7 +101,8 @@ pub enum Change {
     PolicyTexts(TenantName, Vec<wire::Policy>),
     /// A token.
     Token(Box<TokenRecord>),
-    /// A token that this node can't enforce, and so doesn't honour. It counts as held: the table is still that of its revision.
+    /// A token that this node can't enforce, and so doesn't honour. It counts as held: the table is
+    /// still that of its revision.
     RefuseToken {
         /// SHA-256 of it.
         digest: Digest,
@@ -125,7 +129,8 @@ pub enum Change {
         tenant: TenantName,
         /// The agent that it was issued to.
         agent: AgentName,
-        /// Until when the node says "revoked" rather than "unknown", in unix seconds; 0: not at all.
+        /// Until when the node says "revoked" rather than "unknown", in unix seconds; 0: not at
+        /// all.
         until: i64,
     },
 }

@@ -1,4 +1,5 @@
-//! The checksum of the table, updated with every change. The control plane compares it with its own, so a lost event is noticed.
+//! The checksum of the table, updated with every change. The control plane compares it with its
+//! own, so a lost event is noticed.
 
 use std::collections::HashMap;
 

@@ -2,8 +2,8 @@
 //! found by that check, and a later one wakes the request's task.
 //!
 //! When a policy, agent, service or credential changes, the requests that depend on the record are
-//! decided again. A request that the new table does not permit ends before the node acknowledges the
-//! change.
+//! decided again. A request that the new table does not permit ends before the node acknowledges
+//! the change.
 
 use std::{
     fmt,
@@ -35,7 +35,8 @@ pub enum CutReason {
     AgentDisabled,
     /// The service was deleted, or gives no leave any more for what passes through.
     ServiceRemoved,
-    /// The service leads elsewhere now: to another origin, by another CA, or no longer to a private address or a WebSocket.
+    /// The service leads elsewhere now: to another origin, by another CA, or no longer to a private
+    /// address or a WebSocket.
     ServiceChanged,
     /// The credential was deleted. One that was merely replaced lets requests in flight finish.
     CredentialRemoved,
@@ -81,8 +82,8 @@ pub enum Verdict {
     Undecided,
 }
 
-/// One request's hold on what it was permitted. A future that is ready when the request must end; it has to be polled by the task that
-/// would end it.
+/// One request's hold on what it was permitted. A future that is ready when the request must end;
+/// it has to be polled by the task that would end it.
 pub struct Cut {
     table: Arc<Table>,
     digest: Digest,
@@ -142,7 +143,8 @@ impl Cut {
         token: Arc<TokenEntry>,
         service: &ServiceName,
     ) -> Option<Self> {
-        // The token may be of an older generation than this number says; then it isn't what the current one holds.
+        // The token may be of an older generation than this number says; then it isn't what the
+        // current one holds.
         let current = table.current();
         let generation = match table.find_in(&current, &digest) {
             Found::Token(now) if Arc::ptr_eq(&now, &token) => current.number(),
@@ -152,8 +154,8 @@ impl Cut {
         Some(Self { table, digest, held, decided: None, open: false, ends: None, timer: None, registered: None })
     }
 
-    /// The request was decided on records of this [version](crate::table::TenantState::version), and `decided` decides again
-    /// when they are of another.
+    /// The request was decided on records of this [version](crate::table::TenantState::version),
+    /// and `decided` decides again when they are of another.
     #[must_use]
     pub fn with_decision(mut self, version: u64, decided: Box<dyn Reevaluate>) -> Self {
         (self.held.version, self.decided) = (version, Some(decided));
@@ -173,8 +175,9 @@ impl Cut {
         self.open
     }
 
-    /// Whether the records that the request was decided on are still the ones that look-ups find: one atomic load. Where they
-    /// aren't, a request of which nothing was sent is decided again from the beginning.
+    /// Whether the records that the request was decided on are still the ones that look-ups find:
+    /// one atomic load. Where they aren't, a request of which nothing was sent is decided again
+    /// from the beginning.
     #[must_use]
     pub fn is_latest(&self) -> bool {
         self.held.token.tenant_state().version() == self.held.version
@@ -186,7 +189,8 @@ impl Cut {
         &self.held.token
     }
 
-    /// Whether the token's grant still leads to exactly this definition and this version of the credential.
+    /// Whether the token's grant still leads to exactly this definition and this version of the
+    /// credential.
     #[must_use]
     pub fn leads_to(&self, service: &ServiceEntry, credential: &CredentialEntry) -> bool {
         let grant = &self.held.grant;

@@ -1,4 +1,5 @@
-//! The records that a request reads: agent, service, credential. Immutable; a change makes a new one in the same slot.
+//! The records that a request reads: agent, service, credential. Immutable; a change makes a new
+//! one in the same slot.
 
 use std::{
     ops::Deref,
@@ -27,7 +28,8 @@ pub struct AgentEntry {
 
 /// A service: derefs to its checked definition.
 pub struct ServiceEntry {
-    /// Changes whenever the definition does, and never repeats in a process: what is cached for a service is keyed by it.
+    /// Changes whenever the definition does, and never repeats in a process: what is cached for a
+    /// service is keyed by it.
     pub generation: u64,
     /// Where it sends credentials, and in what form: computed once, when the definition arrives.
     pub(super) destination: Destination,
@@ -43,7 +45,8 @@ impl ServiceEntry {
         &self.upstream_base
     }
 
-    /// What passes through by its leave (`tunnel_other_hosts`) has to end when `after` takes its place.
+    /// What passes through by its leave (`tunnel_other_hosts`) has to end when `after` takes its
+    /// place.
     pub(super) fn loses_leave(&self, after: &Service) -> bool {
         let private = after.private_networks.removes_any_of(&self.private_networks);
         self.tunnel_other_hosts && (private || !after.tunnel_other_hosts)
@@ -57,7 +60,8 @@ impl Deref for ServiceEntry {
     }
 }
 
-/// Why a credential did not open. Each refuses the request; all but [`Unbound`](Self::Unbound) take a memory error.
+/// Why a credential did not open. Each refuses the request; all but [`Unbound`](Self::Unbound) take
+/// a memory error.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The sealed bytes have changed.
@@ -86,7 +90,8 @@ pub struct CredentialEntry {
     /// It was told that an upstream does.
     pub(super) reported: AtomicBool,
     pub(super) tenant: TenantName,
-    /// Where alone it may be sent; `None`: a control plane of an earlier version has said nothing about that.
+    /// Where alone it may be sent; `None`: a control plane of an earlier version has said nothing
+    /// about that.
     pub(super) destination: Option<Destination>,
     /// Empty: the control plane keeps the secret back, because the service has another destination.
     pub(super) sealed: Box<[u8]>,
@@ -110,8 +115,8 @@ impl CredentialEntry {
         if self.is_bound_to(service) { self.open() } else { Err(OpenError::Unbound) }
     }
 
-    /// Its fields in the clear, for the moment of use: the result wipes itself. What sends them anywhere calls
-    /// [`open_for`](Self::open_for) instead.
+    /// Its fields in the clear, for the moment of use: the result wipes itself. What sends them
+    /// anywhere calls [`open_for`](Self::open_for) instead.
     ///
     /// # Errors
     /// When memory has been damaged; the request is refused then.

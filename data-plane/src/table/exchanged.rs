@@ -1,8 +1,9 @@
 //! The tokens that this node made or read by trusts.
 //!
-//! An exchanged token has an entry of its own, which is kept here and not among the table's records: it counts in no checksum, and any
-//! node can make it again from the token itself. The entry points to the record of its trust. When that record is replaced, the
-//! entry is made again under the new one, or is found revoked.
+//! An exchanged token has an entry of its own, which is kept here and not among the table's
+//! records: it counts in no checksum, and any node can make it again from the token itself. The
+//! entry points to the record of its trust. When that record is replaced, the entry is made again
+//! under the new one, or is found revoked.
 
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use super::{
     token::{Id, Origin, RevokedEntry, SharedGrants, TokenEntry},
 };
 
-/// Entries of exchanged tokens that a node keeps. One beyond that drops another, which is made again when it is next presented.
+/// Entries of exchanged tokens that a node keeps. One beyond that drops another, which is made
+/// again when it is next presented.
 const MAX_ENTRIES: usize = 64 * 1024;
 
 /// What an exchanged token was verified to say.
@@ -54,7 +56,8 @@ impl ExchangedTokens {
         }
         let entry = Arc::new(make(table, digest, parent, exchanged)?);
         self.0.insert(DigestKey(digest), entry.clone());
-        // A trust that was replaced in between has marked its record by now, or finds this entry superseded later.
+        // A trust that was replaced in between has marked its record by now, or finds this entry
+        // superseded later.
         Ok(entry)
     }
 

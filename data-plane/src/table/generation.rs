@@ -1,4 +1,5 @@
-//! One generation of the table: from one snapshot to the next. Its maps are changed in place by deltas; a snapshot makes a new one.
+//! One generation of the table: from one snapshot to the next. Its maps are changed in place by
+//! deltas; a snapshot makes a new one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -69,7 +70,8 @@ pub(super) fn digest_map<T>() -> DigestMap<T> {
 const SHARDS: usize = 64;
 
 type TermsKey = (Vec<(ServiceName, CredentialName)>, Vec<IpNet>);
-/// Names are looked up with every token that is put: the standard library's hasher would cost three times as much.
+/// Names are looked up with every token that is put: the standard library's hasher would cost three
+/// times as much.
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Names<N, T> = RwLock<Map<N, Arc<T>>>;
 
@@ -247,7 +249,8 @@ impl Generation {
         if entry.trust().is_some() && !self.put_trust(&place, &entry) {
             return;
         }
-        // Grants and networks of a token never change after issue; should they, requests under the old ones end.
+        // Grants and networks of a token never change after issue; should they, requests under the
+        // old ones end.
         match self.tokens.insert(place, entry) {
             Some(old) => cut_token(&old),
             None if self.refused.remove(&place).is_some() => {} // it is in the sum
@@ -306,8 +309,8 @@ impl Generation {
         }
     }
 
-    /// Stops honouring a token, and says so in `revoked` before it disappears from `tokens`: a look-up in between still finds it
-    /// and is cut.
+    /// Stops honouring a token, and says so in `revoked` before it disappears from `tokens`: a
+    /// look-up in between still finds it and is cut.
     pub(super) fn revoke_token(&self, digest: Digest, revoked: RevokedEntry) {
         let place = DigestKey(digest);
         if revoked.until != 0 {
@@ -344,7 +347,8 @@ impl Generation {
         }
     }
 
-    /// Another generation has taken its place: every request in flight looks there for what it was decided on.
+    /// Another generation has taken its place: every request in flight looks there for what it was
+    /// decided on.
     pub(super) fn superseded(&self) {
         let directories: Vec<_> = self.directories.read().values().cloned().collect();
         directories.iter().for_each(|d| d.tenant.changed());

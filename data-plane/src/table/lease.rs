@@ -11,7 +11,8 @@ use seks_lease::BootInstant;
 
 const MINUTE_NANOS: u64 = 60_000_000_000;
 
-/// Until when the node may serve. Read on the path of every request: one atomic load and one clock read without a system call.
+/// Until when the node may serve. Read on the path of every request: one atomic load and one clock
+/// read without a system call.
 #[derive(Debug, Default)]
 pub struct Lease {
     /// 0: none.
@@ -30,7 +31,8 @@ struct Lows {
 }
 
 impl Lease {
-    /// As [`remaining`](Self::remaining), which counts for [`lowest`](Self::lowest). To be called again and again.
+    /// As [`remaining`](Self::remaining), which counts for [`lowest`](Self::lowest). To be called
+    /// again and again.
     pub fn watch(&self) -> Duration {
         let (remaining, minute) = (self.remaining(), BootInstant::now().as_nanos() / MINUTE_NANOS);
         let mut lows = self.lows.lock();
@@ -86,7 +88,8 @@ impl Lease {
         self.current.load(SeqCst) != 0
     }
 
-    /// How long ago the table was last known to be current; since the machine started when it never was.
+    /// How long ago the table was last known to be current; since the machine started when it never
+    /// was.
     #[must_use]
     pub fn lag(&self) -> Duration {
         BootInstant::now().since(BootInstant::from_nanos(self.current.load(SeqCst)))

@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use super::CredentialEntry;
 
-/// More than these wait for nobody: the next request that is refused asks again, of another version.
+/// More than these wait for nobody: the next request that is refused asks again, of another
+/// version.
 const MOST: usize = 256;
 
 /// A version of a credential that is no good any more.
@@ -30,7 +31,8 @@ pub struct RejectedCredentials {
 }
 
 impl RejectedCredentials {
-    /// An upstream has answered 401. Each version is reported once, however many requests meet that.
+    /// An upstream has answered 401. Each version is reported once, however many requests meet
+    /// that.
     pub fn report(&self, credential: &CredentialEntry) {
         if !credential.minted || credential.reported.swap(true, Relaxed) {
             return;

@@ -42,7 +42,8 @@ impl Staging {
         Ok(())
     }
 
-    /// Applies a delta that came while the snapshot was on its way: after all of the snapshot's own records.
+    /// Applies a delta that came while the snapshot was on its way: after all of the snapshot's own
+    /// records.
     ///
     /// # Errors
     /// As [`Table::apply`](super::Table::apply).

@@ -1,5 +1,6 @@
-//! Cells that hold the current record of a name. A token points to its agent's cell and to those of what it reaches. So a change of an agent is
-//! one store, not one for each token, and a request finds everything with one hash look-up.
+//! Cells that hold the current record of a name. A token points to its agent's cell and to those of
+//! what it reaches. So a change of an agent is one store, not one for each token, and a request
+//! finds everything with one hash look-up.
 
 mod compiling;
 
@@ -105,15 +106,17 @@ impl TenantState {
         }
     }
 
-    /// Differs after any change of a record that a request of this tenant was decided on: policies, agents, services,
-    /// credentials, or a new snapshot. A request takes it before it reads the first of them; where it is the same later, so are
-    /// they. Tokens are not counted: a revoked one is marked itself.
+    /// Differs after any change of a record that a request of this tenant was decided on: policies,
+    /// agents, services, credentials, or a new snapshot. A request takes it before it reads the
+    /// first of them; where it is the same later, so are they. Tokens are not counted: a revoked
+    /// one is marked itself.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(SeqCst)
     }
 
-    /// A record has changed that requests are decided on: they are to be decided again. Call it after the change can be seen.
+    /// A record has changed that requests are decided on: they are to be decided again. Call it
+    /// after the change can be seen.
     pub(super) fn changed(&self) {
         self.changed_for_one();
         if let Some(requests) = self.requests.get().and_then(Weak::upgrade) {

@@ -318,8 +318,8 @@ fn a_cut_wakes_its_task_also_after_a_swap_and_at_the_end_of_the_lease() {
     assert_eq!(cut.as_mut().poll(&mut context), Poll::Ready(CutReason::LeaseExpired));
 }
 
-/// The acknowledgement is sent after `apply` returned: from then on no look-up may find the token, and no registered request
-/// may pass its last check.
+/// The acknowledgement is sent after `apply` returned: from then on no look-up may find the token,
+/// and no registered request may pass its last check.
 #[test]
 fn no_lookup_that_begins_after_the_ack_finds_a_revoked_token() {
     const TOKENS: u64 = 400;
@@ -381,7 +381,8 @@ fn a_token_that_cannot_be_enforced_counts_as_held_and_is_not_honoured() {
     other.apply(delta(10, 11, vec![token(3)])).unwrap();
     assert!(matches!(table.find(&digest(1)), Found::Unknown) && matches!(table.find(&digest(3)), Found::Unknown));
     assert_eq!(table.sum(), other.sum());
-    // A later version of the node, or of the record, honours it; a revocation takes it out of the sum.
+    // A later version of the node, or of the record, honours it; a revocation takes it out of the
+    // sum.
     table.apply(delta(11, 12, vec![token(1), revoke(3)])).unwrap();
     other.apply(delta(11, 12, vec![revoke(3)])).unwrap();
     assert!(matches!(table.find(&digest(1)), Found::Token(_)));

@@ -127,7 +127,8 @@ impl TokenEntry {
         self.agent.agent.get()
     }
 
-    /// The policies of its tenant; `None` denies. [`TenantState::policies_or_wait`] waits for those that are being compiled.
+    /// The policies of its tenant; `None` denies. [`TenantState::policies_or_wait`] waits for those
+    /// that are being compiled.
     #[must_use]
     pub fn policies(&self) -> Option<Arc<Policies>> {
         self.agent.tenant.policies.get()
@@ -169,14 +170,16 @@ impl TokenEntry {
         self.expires_at != 0 && now >= self.expires_at
     }
 
-    /// Whether it may be presented from `source`. An IPv4 address that came in over IPv6 counts as itself.
+    /// Whether it may be presented from `source`. An IPv4 address that came in over IPv6 counts as
+    /// itself.
     #[must_use]
     pub fn admits(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.terms.cidrs.is_empty() || self.terms.cidrs.iter().any(|net| net.contains(&source))
     }
 
-    /// Whether it may be presented on a connection whose client has shown this certificate, by its SHA-256.
+    /// Whether it may be presented on a connection whose client has shown this certificate, by its
+    /// SHA-256.
     #[must_use]
     pub fn admits_certificate(&self, shown: Option<&[u8; 32]>) -> bool {
         self.terms.certificate.is_none() || self.terms.certificate.as_ref() == shown
@@ -207,7 +210,8 @@ impl TokenEntry {
         pairs(self) == pairs(other) && self.terms.cidrs == other.terms.cidrs && self.expires_at == other.expires_at
     }
 
-    /// Whether the trust that it was exchanged by has been replaced or deleted since: look it up again.
+    /// Whether the trust that it was exchanged by has been replaced or deleted since: look it up
+    /// again.
     #[must_use]
     pub(super) fn is_superseded(&self) -> bool {
         matches!(&self.terms.origin, Origin::Exchanged { parent, .. } if parent.is_cut())
@@ -228,8 +232,9 @@ impl TokenEntry {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Whether it has been revoked or replaced since it was found. [`Table::register`](super::Table::register) looks further:
-    /// at agent, service, credential, snapshots and the lease.
+    /// Whether it has been revoked or replaced since it was found.
+    /// [`Table::register`](super::Table::register) looks further: at agent, service, credential,
+    /// snapshots and the lease.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.cut.load(SeqCst)

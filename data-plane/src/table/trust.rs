@@ -33,7 +33,8 @@ pub struct Trust {
     pub digest: Digest,
     /// What it accepts.
     pub rule: TrustRule,
-    /// The issuer's keys. New ones are added in place, so that requests in flight are not disturbed.
+    /// The issuer's keys. New ones are added in place, so that requests in flight are not
+    /// disturbed.
     keys: ArcSwap<KeySet>,
     /// When an unknown key was last reported, in Unix seconds.
     reported_at: AtomicI64,
@@ -78,7 +79,8 @@ pub struct UnknownKeys {
 }
 
 impl UnknownKeys {
-    /// A token named a key that `trust` does not have. Each trust is reported once a minute at most.
+    /// A token named a key that `trust` does not have. Each trust is reported once a minute at
+    /// most.
     pub fn report(&self, (tenant, id): (&TenantName, &str), trust: &Trust, now: i64) {
         if now.saturating_sub(trust.reported_at.load(Relaxed)) < REPORT_SECONDS {
             return;

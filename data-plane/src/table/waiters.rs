@@ -1,5 +1,5 @@
-//! Tasks that are woken when something is cut. A slab of wakers: registering is one short lock and, once warm, allocates nothing. A
-//! `Notify` for each request would need a pinned box each.
+//! Tasks that are woken when something is cut. A slab of wakers: registering is one short lock and,
+//! once warm, allocates nothing. A `Notify` for each request would need a pinned box each.
 
 use std::task::Waker;
 

@@ -50,7 +50,8 @@ impl WallClock {
         now / SECOND
     }
 
-    /// This machine's own wall clock, in unix seconds: for what is compared with nothing of a replica's.
+    /// This machine's own wall clock, in unix seconds: for what is compared with nothing of a
+    /// replica's.
     #[must_use]
     pub fn machine_now() -> i64 {
         own() / SECOND
@@ -73,7 +74,8 @@ impl WallClock {
         self.skew.store(skew, Relaxed);
     }
 
-    /// How many seconds this machine's wall clock is ahead of the replica's; negative: behind. 0 within the round trip of a grant.
+    /// How many seconds this machine's wall clock is ahead of the replica's; negative: behind. 0
+    /// within the round trip of a grant.
     #[must_use]
     pub fn skew_seconds(&self) -> f64 {
         self.skew.load(Relaxed) as f64 / SECOND as f64

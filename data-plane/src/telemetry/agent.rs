@@ -31,8 +31,8 @@ impl AgentMetrics {
     }
 }
 
-/// Counters of the agents that have been seen. Further ones of a tenant share one, so that nobody fills a monitoring system by creating
-/// agents.
+/// Counters of the agents that have been seen. Further ones of a tenant share one, so that nobody
+/// fills a monitoring system by creating agents.
 #[derive(Default)]
 pub(super) struct Agents {
     tenants: DashMap<TenantName, Arc<TenantAgents>, foldhash::quality::RandomState>,

@@ -11,7 +11,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Upper bounds in microseconds, as seconds in text: 5 µs, a node's own share, to 5 min, a model that thinks.
+/// Upper bounds in microseconds, as seconds in text: 5 µs, a node's own share, to 5 min, a model
+/// that thinks.
 const BOUNDS: [(u64, &str); 22] = [
     (5, "0.000005"),
     (10, "0.00001"),
@@ -50,7 +51,8 @@ pub struct Histogram {
 /// A request that was counted in one bucket.
 #[derive(Default)]
 struct Exemplar {
-    /// The Unix second in which it was kept. The first of each second is kept, so that a busy node pays one load a request.
+    /// The Unix second in which it was kept. The first of each second is kept, so that a busy node
+    /// pays one load a request.
     second: AtomicU64,
     kept: Mutex<([u8; 16], Duration)>,
 }

@@ -151,7 +151,8 @@ impl ServiceMetrics {
         self.active.load(Relaxed) != 0 || self.idle.load(Relaxed) != 0
     }
 
-    /// Upstream connections in use (`active`) or kept for the next request, more or fewer by `change`.
+    /// Upstream connections in use (`active`) or kept for the next request, more or fewer by
+    /// `change`.
     pub fn connections(&self, active: bool, change: i64) {
         if active { &self.active } else { &self.idle }.fetch_add(change, Relaxed);
     }

@@ -1,7 +1,9 @@
-//! HTTPS_PROXY mode: an agent asks for a tunnel to a host (`CONNECT`), and the node answers in the name of that host.
+//! HTTPS_PROXY mode: an agent asks for a tunnel to a host (`CONNECT`), and the node answers in the
+//! name of that host.
 //!
-//! The token must grant a service at the host. The certificate is issued by the tenant's own CA. Inside, each request passes the same
-//! stages; the host names the service instead of the path. Other hosts are refused, or passed through where the tenant allows that.
+//! The token must grant a service at the host. The certificate is issued by the tenant's own CA.
+//! Inside, each request passes the same stages; the host names the service instead of the path.
+//! Other hosts are refused, or passed through where the tenant allows that.
 
 mod certificates;
 
@@ -139,7 +141,8 @@ impl TunnelRequester {
         }
     }
 
-    /// The tenant's leave for this token to reach a host of none of its services. One of theirs is none of these, granted or not.
+    /// The tenant's leave for this token to reach a host of none of its services. One of theirs is
+    /// none of these, granted or not.
     fn leave(&self, origin: &Origin, table: &Arc<Table>) -> Option<(&Arc<TokenEntry>, Arc<ServiceEntry>, Cut)> {
         let (token, digest) = self.token.as_ref()?;
         let leave = token.grant(INTERCEPTION)?.service().filter(|service| service.tunnel_other_hosts)?;
@@ -232,7 +235,8 @@ impl Interception {
 }
 
 impl OpenTunnel {
-    /// The handshake has failed. A client that asks for another host than that of the tunnel is refused; the rest has gone away.
+    /// The handshake has failed. A client that asks for another host than that of the tunnel is
+    /// refused; the rest has gone away.
     fn failed(mut self, error: &std::io::Error) {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
         if matches!(cause, Some(rustls::Error::General(_))) {
@@ -240,7 +244,8 @@ impl OpenTunnel {
         }
     }
 
-    /// Serves the tunnel with `serve` for as long as there is a right to it; `link` is the connection in it.
+    /// Serves the tunnel with `serve` for as long as there is a right to it; `link` is the
+    /// connection in it.
     async fn run(self, serve: impl Future<Output = ()>, link: &ConnectionHandle) {
         let Self { cut, expires, mut record, .. } = self;
         let ended = async {

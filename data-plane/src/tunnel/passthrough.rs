@@ -1,7 +1,8 @@
-//! A tunnel to a host of no service, where the tenant allows it (`seks ca other-hosts tunnel`). Bytes are not inspected, and no credential is involved.
+//! A tunnel to a host of no service, where the tenant allows it (`seks ca other-hosts tunnel`).
+//! Bytes are not inspected, and no credential is involved.
 //!
-//! It needs a token. The address is resolved, checked and pinned as an upstream's. It counts as a request in flight of its token, is one
-//! audit record, and ends when the right to it ends.
+//! It needs a token. The address is resolved, checked and pinned as an upstream's. It counts as a
+//! request in flight of its token, is one audit record, and ends when the right to it ends.
 
 use std::{
     future::{Future, pending},
@@ -52,7 +53,8 @@ pub(crate) struct Passthrough {
     record: Option<Record>,
 }
 
-/// Dials `origin` by `leave`'s leave, and answers once that has worked. The right to it (`cut`) is looked at last.
+/// Dials `origin` by `leave`'s leave, and answers once that has worked. The right to it (`cut`) is
+/// looked at last.
 pub(crate) async fn open(
     origin: &Origin,
     leave: &ServiceEntry,
@@ -121,7 +123,8 @@ impl Upgrade for Passthrough {
 }
 
 impl Passthrough {
-    /// Passes bytes both ways until both ends have said that there are no more, or the right to it ends. `link` is `agent`'s.
+    /// Passes bytes both ways until both ends have said that there are no more, or the right to it
+    /// ends. `link` is `agent`'s.
     async fn pass_both_ways(
         self,
         agent: impl AsyncRead + AsyncWrite,

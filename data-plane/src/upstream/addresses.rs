@@ -26,7 +26,8 @@ impl AddressResolver {
         Self { resolver: Arc::new(Resolver::new(ResolverOptions { name_servers, timeout })), guard }
     }
 
-    /// The addresses of `upstream` for a tenant. Private ones must be in `given`, which are the tenant's, and in the node's.
+    /// The addresses of `upstream` for a tenant. Private ones must be in `given`, which are the
+    /// tenant's, and in the node's.
     ///
     /// # Errors
     /// When there is no address, or none that may be dialled.

@@ -1,7 +1,9 @@
-//! TLS towards upstreams: TLS 1.2 or 1.3, verified before any byte, and nothing shared between services.
+//! TLS towards upstreams: TLS 1.2 or 1.3, verified before any byte, and nothing shared between
+//! services.
 //!
-//! Each pool has a configuration of its own, so session tickets never cross a service, a tenant or a credential. No early
-//! data (a replayed request would carry the credential again), no key log whatever the environment says.
+//! Each pool has a configuration of its own, so session tickets never cross a service, a tenant or
+//! a credential. No early data (a replayed request would carry the credential again), no key log
+//! whatever the environment says.
 
 use std::{
     path::Path,
@@ -56,7 +58,8 @@ impl Trust {
         Ok(Self { extra, provider, platform: OnceLock::new() })
     }
 
-    /// A connector for one pool that offers `protocols`: the service's own roots only, where it has some, else the machine's.
+    /// A connector for one pool that offers `protocols`: the service's own roots only, where it has
+    /// some, else the machine's.
     pub(super) fn connector(&self, service_ca_pem: &str, protocols: &[&[u8]]) -> Result<TlsConnector, UpstreamError> {
         let verifier = if service_ca_pem.is_empty() { self.platform()? } else { self.only(service_ca_pem)? };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())

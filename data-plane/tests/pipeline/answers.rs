@@ -1,4 +1,5 @@
-//! Answers as real servers send them: passed where they can be read in one way, broken off where the upstream breaks off.
+//! Answers as real servers send them: passed where they can be read in one way, broken off where
+//! the upstream breaks off.
 
 use std::io::Write as _;
 

@@ -1,5 +1,5 @@
-//! A change that is enforced holds for requests that began before it: what is still to be sent is decided by the latest table, and
-//! what is being sent ends when the right to it does.
+//! A change that is enforced holds for requests that began before it: what is still to be sent is
+//! decided by the latest table, and what is being sent ends when the right to it does.
 
 use seks_data_plane::table::Change;
 use seks_proto::wire;
@@ -43,7 +43,8 @@ async fn half_sent(address: std::net::SocketAddr) -> (Rig, TcpStream) {
 
 async fn half_sent_to(rig: &Rig) -> TcpStream {
     let mut agent = rig.connect().await;
-    // An invitation to go on is sent when somebody waits for the body: the request has been looked up by then.
+    // An invitation to go on is sent when somebody waits for the body: the request has been looked
+    // up by then.
     let head = format!(
         "POST /api/openai/chat HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {{T1}}\r\nContent-Type: application/json\r\n\
          Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
@@ -130,7 +131,8 @@ async fn a_new_snapshot_while_a_body_is_read_decides_as_a_change_does() {
     assert_eq!(seen.text(), "");
 }
 
-/// A service over TLS whose handshake waits until `changes` are applied; what came of the request, and what the upstream saw.
+/// A service over TLS whose handshake waits until `changes` are applied; what came of the request,
+/// and what the upstream saw.
 async fn changed_during_the_handshake(changes: Vec<Change>) -> (crate::rig::Reply, Seen) {
     seks_runtime::install_crypto_provider();
     let pki = crate::tls::Pki::new();
@@ -257,7 +259,8 @@ async fn an_open_answer_is_cut_when_a_policy_forbids_the_request() {
     assert_eq!(String::from_utf8_lossy(&rest), "", "it doesn't look whole");
 }
 
-/// An agent that speaks HTTP/2 may go on sending after it was answered; the upstream speaks HTTP/2 too.
+/// An agent that speaks HTTP/2 may go on sending after it was answered; the upstream speaks HTTP/2
+/// too.
 #[tokio::test]
 async fn an_upload_from_http2_to_http2_is_cut() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -296,8 +299,8 @@ async fn an_upload_from_http2_to_http2_is_cut() {
     assert!(ended.is_reset(), "{ended}");
 }
 
-/// An upstream that speaks HTTP/2 and takes one stream a connection: the second request doesn't wait behind the first with its
-/// credential already in it.
+/// An upstream that speaks HTTP/2 and takes one stream a connection: the second request doesn't
+/// wait behind the first with its credential already in it.
 #[tokio::test]
 async fn a_request_never_waits_for_a_stream_with_its_credential_in_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,5 @@
-//! HTTPS_PROXY mode: tunnels in which the node is the host, and requests in them that go through every stage.
+//! HTTPS_PROXY mode: tunnels in which the node is the host, and requests in them that go through
+//! every stage.
 
 use std::{net::SocketAddr, sync::Arc};
 

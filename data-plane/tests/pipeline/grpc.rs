@@ -1,4 +1,5 @@
-//! gRPC through the node: a real tonic client and server, bidirectional, with trailers; the service is found by host.
+//! gRPC through the node: a real tonic client and server, bidirectional, with trailers; the service
+//! is found by host.
 
 use std::{net::SocketAddr, pin::Pin};
 
@@ -21,7 +22,8 @@ use tonic::{
 
 use crate::rig::{CREDENTIAL, PATIENCE, Rig};
 
-/// Any service that streams both ways will do: this one answers every `Ack` at once, and ends as the last one says.
+/// Any service that streams both ways will do: this one answers every `Ack` at once, and ends as
+/// the last one says.
 struct Echo {
     authorizations: mpsc::UnboundedSender<String>,
 }

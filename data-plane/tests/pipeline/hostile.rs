@@ -1,4 +1,5 @@
-//! Upstreams that answer oddly: what can't be relayed in one way is not relayed, and no doubt outlives its connection.
+//! Upstreams that answer oddly: what can't be relayed in one way is not relayed, and no doubt
+//! outlives its connection.
 
 use crate::rig::{CREDENTIAL, Rig, upstream};
 

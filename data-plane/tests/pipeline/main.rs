@@ -1,4 +1,5 @@
-//! The path of a request, in one process: a node that serves from a table which the test filled, a raw client, a raw upstream.
+//! The path of a request, in one process: a node that serves from a table which the test filled, a
+//! raw client, a raw upstream.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 

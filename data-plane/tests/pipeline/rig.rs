@@ -191,7 +191,8 @@ impl Rig {
         Self::with(upstream, |_| {}, |_| {}).await
     }
 
-    /// Starts a node; `service` may change the definition of `openai`, `config` the node's configuration.
+    /// Starts a node; `service` may change the definition of `openai`, `config` the node's
+    /// configuration.
     pub async fn with(
         upstream: SocketAddr,
         service: impl Fn(&mut wire::Service),
@@ -254,7 +255,8 @@ impl Rig {
         TcpStream::connect(self.node.proxy_addr()).await.unwrap()
     }
 
-    /// Sends bytes on a fresh connection and reads until it closes, or until a whole answer is there. `{T1}` is the token.
+    /// Sends bytes on a fresh connection and reads until it closes, or until a whole answer is
+    /// there. `{T1}` is the token.
     pub async fn send(&self, raw: &str) -> Reply {
         let mut tcp = self.connect().await;
         tcp.write_all(self.fill(raw).as_bytes()).await.unwrap();

@@ -148,7 +148,8 @@ async fn h2_is_spoken_where_the_upstream_chooses_it_and_one_connection_carries_a
         assert!(reply.text.ends_with(&expected), "{reply:?}");
     }
     assert_eq!(connections.load(SeqCst), 1);
-    // A new node whose first requests come at once: the first handshake tells that one connection carries all.
+    // A new node whose first requests come at once: the first handshake tells that one connection
+    // carries all.
     let rig = self::rig(address, pki.ca.pem()).await;
     let replies = futures_util::future::join_all((0..25).map(|_| rig.send("POST /api/openai/x HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {T1}\r\nContent-Length: 4\r\n\r\nping"))).await;
     assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");

@@ -110,7 +110,8 @@ async fn a_token_outside_its_slot_is_neither_used_nor_passed_on() {
     }
 }
 
-/// A service whose key goes into the query, with the token in a header: `?key=` of the agent's own never survives.
+/// A service whose key goes into the query, with the token in a header: `?key=` of the agent's own
+/// never survives.
 #[tokio::test]
 async fn the_query_holds_exactly_one_key_and_it_is_the_real_one() {
     let (address, seen) = upstream(|_| (ok("{}"), false)).await;

@@ -1,4 +1,5 @@
-//! An agent that doesn't read keeps nothing open: what it may no longer have ends at once, whatever its windows.
+//! An agent that doesn't read keeps nothing open: what it may no longer have ends at once, whatever
+//! its windows.
 
 use std::{
     sync::{
@@ -95,7 +96,8 @@ async fn answering(length: Option<usize>) -> std::net::SocketAddr {
 
 #[tokio::test]
 async fn a_stream_whose_window_is_shut_is_reset_when_the_right_to_it_ends_and_no_other_is() {
-    // Without an end; with one behind the window; with one that is queued together with the last part.
+    // Without an end; with one behind the window; with one that is queued together with the last
+    // part.
     for length in [None, Some(4 << 20), Some(WINDOW + 10_853), Some(WINDOW + 1)] {
         let rig = Rig::start(answering(length).await).await;
         let mut client = client(&rig).await;
@@ -112,7 +114,8 @@ async fn a_stream_whose_window_is_shut_is_reset_when_the_right_to_it_ends_and_no
     }
 }
 
-/// Waits until so many connections to the upstream are in use. What has come from it whole uses none.
+/// Waits until so many connections to the upstream are in use. What has come from it whole uses
+/// none.
 async fn wait_for_active(rig: &Rig, active: usize, length: Option<usize>) {
     if length.is_some_and(|length| length < 64 << 10) {
         return;

@@ -38,8 +38,8 @@ struct Asked {
 
 type Answering = std::pin::Pin<Box<dyn Future<Output = Option<Reason>> + Send>>;
 
-/// An upstream of HTTP/2 by prior knowledge, with `limit` streams a connection. After an answer that gives a reason, the connection ends
-/// with a GOAWAY for that reason.
+/// An upstream of HTTP/2 by prior knowledge, with `limit` streams a connection. After an answer
+/// that gives a reason, the connection ends with a GOAWAY for that reason.
 async fn upstream(limit: u32, act: Act) -> (SocketAddr, Counts) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, counts) = (listener.local_addr().unwrap(), Counts::default());

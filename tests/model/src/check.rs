@@ -1,4 +1,5 @@
-//! Visits every state that can be reached, breadth first, so that a counterexample is a shortest one.
+//! Visits every state that can be reached, breadth first, so that a counterexample is a shortest
+//! one.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -33,7 +34,8 @@ pub struct Found {
 /// How a state was reached: from which, by what.
 type Way = (u32, Action);
 
-/// Checks every state that a system of `bounds` can reach, `limit` of them at most, with all guards or `without` one. Stops at the first that is wrong.
+/// Checks every state that a system of `bounds` can reach, `limit` of them at most, with all guards
+/// or `without` one. Stops at the first that is wrong.
 #[must_use]
 pub fn check(bounds: Bounds, without: Option<Guard>, limit: usize) -> Found {
     let (start, protocol) = (Instant::now(), Protocol::new(bounds, without));
@@ -68,7 +70,8 @@ pub fn check(bounds: Bounds, without: Option<Guard>, limit: usize) -> Found {
     Found { states: seen.len(), depth, took: start.elapsed(), exhausted, wrong, never }
 }
 
-/// Multiplies and folds, once for each field: a state has a hundred of them, and there are millions of states.
+/// Multiplies and folds, once for each field: a state has a hundred of them, and there are millions
+/// of states.
 #[derive(Default)]
 struct Mix(u64);
 

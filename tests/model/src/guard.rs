@@ -1,4 +1,5 @@
-//! What the protocol rests on. Breaking any one of them must make the check fail: that is a test each.
+//! What the protocol rests on. Breaking any one of them must make the check fail: that is a test
+//! each.
 
 /// A guard that a [`Protocol`](crate::protocol::Protocol) can be without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +34,14 @@ pub enum Guard {
     LeaseIsChecked,
     /// The store says that a replica answers for a node, before the replica grants it a lease.
     NamedBeforeGrant,
-    /// A replica comes to answer for a node when that has applied what the replica has promised of all its nodes.
+    /// A replica comes to answer for a node when that has applied what the replica has promised of
+    /// all its nodes.
     CaughtUpBeforeAnswering,
-    /// Who comes to answer for a node assumes that it holds a lease: another may just have granted it.
+    /// Who comes to answer for a node assumes that it holds a lease: another may just have granted
+    /// it.
     TakesOverLeases,
-    /// That it is about to answer for a node counts until the store has it, however long that takes.
+    /// That it is about to answer for a node counts until the store has it, however long that
+    /// takes.
     HeldWhileWriting,
     /// A replica is registered before it answers for anybody.
     RegisteredBeforeAnswering,
@@ -45,7 +49,8 @@ pub enum Guard {
     RecordedAnew,
     /// A node is given back only if its record is still the one that was looked at.
     ReleasedAsSeen,
-    /// What a process acknowledges doesn't count for another that showed the same certificate before.
+    /// What a process acknowledges doesn't count for another that showed the same certificate
+    /// before.
     AcksAreProcesses,
     /// Who answers for a process goes on with it when a record names another process, elsewhere.
     ForgetsNoOther,
@@ -53,7 +58,8 @@ pub enum Guard {
     DisplacedCount,
     /// The watermark counts nodes that are gone, until their leases have ended.
     DepartedCount,
-    /// A node of a replica is done when *it* has acknowledged, not when the replica has taken the change in.
+    /// A node of a replica is done when *it* has acknowledged, not when the replica has taken the
+    /// change in.
     AcksAreNodes,
     /// Other replicas' watermarks are waited for.
     OthersCount,

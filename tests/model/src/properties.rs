@@ -1,4 +1,5 @@
-//! What must hold in every state: `distribution.md`'s safety, and its liveness as what the system comes to once it is left in peace.
+//! What must hold in every state: `distribution.md`'s safety, and its liveness as what the system
+//! comes to once it is left in peace.
 
 use crate::{
     protocol::{Action, Protocol},
@@ -36,7 +37,8 @@ fn everybody_serves(p: &Protocol, state: &State) -> bool {
     p.nodes().all(|n| p.tokens().all(|t| p.serves(state, n, t)))
 }
 
-/// 1 and 5: an applied revocation (or replacement) concerns every request that begins after it, and those in flight.
+/// 1 and 5: an applied revocation (or replacement) concerns every request that begins after it, and
+/// those in flight.
 fn obeys(p: &Protocol, state: &State) -> bool {
     (0..p.bounds.nodes).all(|n| {
         let node = &state.nodes[n];
@@ -78,8 +80,8 @@ fn bounded(p: &Protocol, state: &State) -> bool {
     })
 }
 
-/// 6 and 8: from any state, when nothing more goes wrong, every node soon has applied everything and serves, without waiting; and
-/// everything is enforced when the last old lease has ended.
+/// 6 and 8: from any state, when nothing more goes wrong, every node soon has applied everything
+/// and serves, without waiting; and everything is enforced when the last old lease has ended.
 fn heals(p: &Protocol, state: &State) -> bool {
     let mut state = *state;
     calm(p, &mut state);
@@ -95,7 +97,8 @@ fn heals(p: &Protocol, state: &State) -> bool {
     current && p.tokens().filter(gone).all(|token| p.replicas().all(|id| p.says(&state, id, token)))
 }
 
-/// Everything that is due is done, once: watches, a stream each, changes, acknowledgements, who answers for whom, barriers, grants, watermarks.
+/// Everything that is due is done, once: watches, a stream each, changes, acknowledgements, who
+/// answers for whom, barriers, grants, watermarks.
 fn calm(p: &Protocol, state: &mut State) {
     let everything = |state: &mut State| {
         for r in p.replicas() {
@@ -145,7 +148,8 @@ fn calm(p: &Protocol, state: &mut State) {
     p.replicas().for_each(|r| p.step(state, Action::Mark(r)));
 }
 
-/// Revocations take milliseconds when nothing is wrong: somebody could say so while a lease from before was running.
+/// Revocations take milliseconds when nothing is wrong: somebody could say so while a lease from
+/// before was running.
 fn prompt(p: &Protocol, state: &State) -> bool {
     p.tokens().any(|token| {
         let revision = state.revision_of(Entry::Revoked(token));

@@ -1,8 +1,8 @@
 //! What may happen, and what comes of it.
 //!
-//! Nobody is ever obliged to do anything: a process that is paused, cut off or slow is one whose actions don't come. A message
-//! that is lost is one whose action doesn't come; one that is late comes later. What may come twice or out of order is said
-//! where it is sent.
+//! Nobody is ever obliged to do anything: a process that is paused, cut off or slow is one whose
+//! actions don't come. A message that is lost is one whose action doesn't come; one that is late
+//! comes later. What may come twice or out of order is said where it is sent.
 
 use crate::{
     guard::Guard,
@@ -28,11 +28,13 @@ pub(crate) enum Action {
     Revoke(u8),
     /// The second replica is registered.
     Register,
-    /// The replica whose stream a node follows decides to answer for it: that is on its way to the store.
+    /// The replica whose stream a node follows decides to answer for it: that is on its way to the
+    /// store.
     Decide(u8),
     /// It is there: the replica, the node (of two with one certificate: which).
     Answer(u8, u8),
-    /// The replica gives back a node that is gone, as far as it can see: that is on its way to the store.
+    /// The replica gives back a node that is gone, as far as it can see: that is on its way to the
+    /// store.
     Depart(u8, u8),
     /// It is there.
     Release(u8, u8),
@@ -48,8 +50,9 @@ pub(crate) enum Action {
     Snapshot(u8, u8),
     /// A replica hears an acknowledgement of what the node has applied.
     Ack(u8),
-    /// A node asks for a lease and its replica grants it, rooted in a barrier: it noted the time so many ticks ago, has read a revision
-    /// since, and has taken it in. The grant is on its way. Asking earlier would be a shorter lease.
+    /// A node asks for a lease and its replica grants it, rooted in a barrier: it noted the time so
+    /// many ticks ago, has read a revision since, and has taken it in. The grant is on its way.
+    /// Asking earlier would be a shorter lease.
     Grant(u8, u8),
     /// The grant arrives.
     Take(u8),
@@ -190,8 +193,9 @@ impl Protocol {
         }
     }
 
-    /// Whose leases the replica answers for, or is about to, under one name: what they have acknowledged, and how old the barrier may be that
-    /// their last lease is rooted in. The process that speaks for it, and those before.
+    /// Whose leases the replica answers for, or is about to, under one name: what they have
+    /// acknowledged, and how old the barrier may be that their last lease is rooted in. The process
+    /// that speaks for it, and those before.
     fn held(&self, holder: &Holder) -> [(Revision, Age); 2] {
         let is_written = |own: bool| {
             let writing = holder.writing.iter().enumerate().filter(|(_, writing)| **writing != Writing::No);
@@ -252,7 +256,8 @@ impl Protocol {
             };
             let named = |n| state.answers(n, replica.head).is_some_and(|(who, ..)| who == r);
             let answers = self.names().any(|n| named(n) || displaced(n));
-            // Of another replica's nodes nobody here knows the leases; but whom the store names nobody's, has none.
+            // Of another replica's nodes nobody here knows the leases; but whom the store names
+            // nobody's, has none.
             !answers || self.rules.is_done(id, mark, revision, None, age)
         };
         let waits = |r: &u8| *r != id && state.is_registered(*r, replica.head) && self.has(Guard::OthersCount);
@@ -287,7 +292,8 @@ impl Protocol {
         }
     }
 
-    /// For how many ticks a node may serve that asks now and is granted what a barrier of that age leaves.
+    /// For how many ticks a node may serve that asks now and is granted what a barrier of that age
+    /// leaves.
     fn lease(&self, replica: u8, barrier: Age) -> Age {
         let local = match self.has(Guard::AllowsForSkew) {
             true => self.rules.lease(replica, barrier),
@@ -352,14 +358,16 @@ impl Protocol {
         }
     }
 
-    /// A grant is rooted `back` ticks ago. What the replica had read by then of the store, or since, it may have read as late as now.
+    /// A grant is rooted `back` ticks ago. What the replica had read by then of the store, or
+    /// since, it may have read as late as now.
     fn grant(&self, state: &mut State, id: u8, back: Age) {
         let Some(stream) = state.nodes[usize::from(id)].stream else { return };
         let head = state.replicas[usize::from(stream)].head;
         let rooted = head >= state.nodes[usize::from(id)].root_after;
         let reached = rooted && (head >= state.revision_before(back) || !self.has(Guard::BarrierIsReached));
         let known = self.rules.may_grant(self.recorded(state, stream, id), head) || !self.has(Guard::NamedBeforeGrant);
-        // Without a barrier it is rooted in nothing but the replica's opinion that it is up to date.
+        // Without a barrier it is rooted in nothing but the replica's opinion that it is up to
+        // date.
         let root = if self.has(Guard::RootedInBarrier) { back } else { 0 };
         let left = self.lease(stream, root);
         if left == 0 || !known || !reached {
@@ -426,7 +434,8 @@ impl Protocol {
         }
     }
 
-    /// Since which revision the store says, as far as replica `id` knows, that it answers for `node`, so that it may grant it leases.
+    /// Since which revision the store says, as far as replica `id` knows, that it answers for
+    /// `node`, so that it may grant it leases.
     fn recorded(&self, state: &State, id: u8, node: u8) -> Option<Revision> {
         let replica = &state.replicas[usize::from(id)];
         let given_back = self.holder(state, id, node).given_back && self.has(Guard::RecordedAnew);
@@ -435,7 +444,8 @@ impl Protocol {
         ours.map(|(_, since, _)| since)
     }
 
-    /// Replica `id` gives `node` back if it answers for it and sees neither a stream nor a lease of it.
+    /// Replica `id` gives `node` back if it answers for it and sees neither a stream nor a lease of
+    /// it.
     fn depart(&self, state: &mut State, id: u8, node: u8) {
         let replica = state.replicas[usize::from(id)];
         let holder = replica.holders[usize::from(node)];
@@ -477,8 +487,8 @@ impl Protocol {
             holder.given_back = false;
             holder.writing[usize::from(process)] = Writing::No;
         } else if holder.writing[usize::from(holder.process)] == Writing::No {
-            // Another answers for it now, whatever lease it has, but not for what lease another process has; a stream for which the next record is
-            // on its way stays.
+            // Another answers for it now, whatever lease it has, but not for what lease another
+            // process has; a stream for which the next record is on its way stays.
             if same || !self.has(Guard::ForgetsNoOther) {
                 holder.granted = self.bounds.forever();
             } else {

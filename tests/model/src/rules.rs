@@ -1,5 +1,6 @@
-//! The product's rules, on the model's clocks: ages in ticks and spans of local time become the instants that they take. What they answer
-//! for every age that there is is asked once, before the check.
+//! The product's rules, on the model's clocks: ages in ticks and spans of local time become the
+//! instants that they take. What they answer for every age that there is is asked once, before the
+//! check.
 
 use std::time::Duration;
 
@@ -82,13 +83,14 @@ impl Rules {
         rules::may_grant(recorded.map(u64::from), self.ttl, self.ttl, barrier.into())
     }
 
-    /// How much longer a node may serve that asks now and is granted what a barrier of that age leaves at `replica`.
+    /// How much longer a node may serve that asks now and is granted what a barrier of that age
+    /// leaves at `replica`.
     pub(crate) fn lease(&self, replica: u8, barrier: Age) -> Local {
         self.lease[usize::from(replica)][usize::from(barrier)]
     }
 
-    /// Whether `replica` waits for somebody no longer, whose last lease is rooted in a barrier of age `granted` (`None`: unknown), for the
-    /// change at `revision` of age `committed`.
+    /// Whether `replica` waits for somebody no longer, whose last lease is rooted in a barrier of
+    /// age `granted` (`None`: unknown), for the change at `revision` of age `committed`.
     pub(crate) fn is_done(
         &self,
         replica: u8,
@@ -103,12 +105,14 @@ impl Rules {
         rules::node_status(acked.into(), revision.into(), ends, bound, now()) != NodeStatus::Outstanding
     }
 
-    /// Whether no lease is left, by `replica`'s clock, of those that it answers for, the last of which is rooted in a barrier of age `granted`.
+    /// Whether no lease is left, by `replica`'s clock, of those that it answers for, the last of
+    /// which is rooted in a barrier of age `granted`.
     pub(crate) fn is_over(&self, replica: u8, granted: Age) -> bool {
         self.views[usize::from(replica)].granted_until[usize::from(granted)] <= now()
     }
 
-    /// Whether every lease has ended, by `replica`'s clock, that is rooted before a change of age `committed`.
+    /// Whether every lease has ended, by `replica`'s clock, that is rooted before a change of age
+    /// `committed`.
     pub(crate) fn is_settled(&self, replica: u8, committed: Age) -> bool {
         self.views[usize::from(replica)].bound[usize::from(committed)] <= now()
     }

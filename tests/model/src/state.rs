@@ -4,8 +4,8 @@
 pub(crate) const REPLICAS: usize = 2;
 pub(crate) const NODES: usize = 2;
 pub(crate) const TOKENS: usize = 2;
-/// Longest history: every token revoked, a replica registered, every node in one replica's hands, in another's after a few moves, one given
-/// back, and once more when it is left in peace.
+/// Longest history: every token revoked, a replica registered, every node in one replica's hands,
+/// in another's after a few moves, one given back, and once more when it is left in peace.
 pub(crate) const LOG: usize = TOKENS + 1 + NODES + 2 + 1 + NODES;
 
 /// How long ago something was, in ticks; everything from [`Bounds::forever`] on is the same.
@@ -44,7 +44,8 @@ pub struct Bounds {
     pub stray: bool,
     /// Nodes that crash and start again, at most.
     pub node_crashes: u8,
-    /// The two nodes are two processes with one certificate, as after a machine was cloned: one node to the control plane.
+    /// The two nodes are two processes with one certificate, as after a machine was cloned: one
+    /// node to the control plane.
     pub cloned: bool,
     /// What the system comes to when it is left in peace is asked of one state in so many.
     pub peace: usize,
@@ -109,11 +110,13 @@ pub(crate) enum Writing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Holder {
     pub(crate) acked: Revision,
-    /// How old the barrier is that the last lease is rooted in that the replica answers for; forever: none is left.
+    /// How old the barrier is that the last lease is rooted in that the replica answers for;
+    /// forever: none is left.
     pub(crate) granted: Age,
     /// The process whose acknowledgements and lease those are.
     pub(crate) process: u8,
-    /// What another has acknowledged that showed the same certificate before, and the age of the barrier that its last lease is rooted in.
+    /// What another has acknowledged that showed the same certificate before, and the age of the
+    /// barrier that its last lease is rooted in.
     pub(crate) former: (Revision, Age),
     /// Whether the store is to say that the replica answers for it: for each process.
     pub(crate) writing: [Writing; NODES],
@@ -127,7 +130,8 @@ pub(crate) struct Holder {
 pub(crate) struct Replica {
     pub(crate) head: Revision,
     pub(crate) holders: [Holder; NODES],
-    /// What it has written of itself: none of its nodes serves anything that was taken away up to here.
+    /// What it has written of itself: none of its nodes serves anything that was taken away up to
+    /// here.
     pub(crate) watermark: Revision,
 }
 
@@ -149,7 +153,8 @@ pub(crate) enum Request {
     Decided,
     /// Registered for being cut, not checked.
     Registered,
-    /// Checked, not registered: only without [`Guard::RegisteredBeforeCheck`](crate::Guard::RegisteredBeforeCheck).
+    /// Checked, not registered: only without
+    /// [`Guard::RegisteredBeforeCheck`](crate::Guard::RegisteredBeforeCheck).
     Checked,
     /// With the upstream: the credential has been written, the answer comes.
     InFlight,
@@ -171,8 +176,8 @@ pub(crate) struct Node {
     pub(crate) loaded: bool,
     /// It has taken a grant since it was started anew.
     pub(crate) was_current: bool,
-    /// What its stream's replica must have taken in before the first grant of this life: the store as it was when the stream began. 0: anything
-    /// will do.
+    /// What its stream's replica must have taken in before the first grant of this life: the store
+    /// as it was when the stream began. 0: anything will do.
     pub(crate) root_after: Revision,
     /// The last revocation that it has applied: the store's other changes mean nothing to a node.
     pub(crate) applied: Revision,
@@ -182,7 +187,8 @@ pub(crate) struct Node {
     pub(crate) lease: Age,
     pub(crate) grant: Option<Grant>,
     pub(crate) request: Request,
-    /// Something that it has acknowledged is still to be cut: only without [`Guard::CutBeforeAck`](crate::Guard::CutBeforeAck).
+    /// Something that it has acknowledged is still to be cut: only without
+    /// [`Guard::CutBeforeAck`](crate::Guard::CutBeforeAck).
     pub(crate) uncut: bool,
 }
 
@@ -269,7 +275,8 @@ impl State {
         u8::try_from(at + 1).ok()
     }
 
-    /// Who answers for `node`, as far as the first `head` changes tell, since which, and for which process.
+    /// Who answers for `node`, as far as the first `head` changes tell, since which, and for which
+    /// process.
     pub(crate) fn answers(&self, node: u8, head: Revision) -> Option<(u8, Revision, u8)> {
         let seen = &self.log[..usize::from(head)];
         seen.iter().enumerate().rev().find_map(|(at, entry)| match entry {
@@ -279,7 +286,8 @@ impl State {
         })?
     }
 
-    /// Who answered for a process of `node` until a record of another process took the place of that one, and how long ago that was.
+    /// Who answered for a process of `node` until a record of another process took the place of
+    /// that one, and how long ago that was.
     pub(crate) fn displaced(&self, node: u8, head: Revision) -> impl Iterator<Item = (u8, Age)> {
         let seen = self.log[..usize::from(head)].iter().zip(self.ages);
         let records = seen.filter_map(move |(entry, age)| match entry {
@@ -298,7 +306,8 @@ impl State {
         replica == 0 || self.log[..usize::from(head)].contains(&Entry::Registered)
     }
 
-    /// The least that a read may have returned that was started `age` ticks ago: before whatever was committed in that tick.
+    /// The least that a read may have returned that was started `age` ticks ago: before whatever
+    /// was committed in that tick.
     pub(crate) fn revision_before(&self, age: Age) -> Revision {
         self.ages[..usize::from(self.len)].iter().filter(|a| **a > age).count() as u8
     }

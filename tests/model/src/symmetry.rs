@@ -36,7 +36,8 @@ impl Protocol {
         least
     }
 
-    /// Acknowledgements and watermarks matter only as far as they reach a revocation, and no longer than somebody may hold a lease.
+    /// Acknowledgements and watermarks matter only as far as they reach a revocation, and no longer
+    /// than somebody may hold a lease.
     fn forget(&self, mut state: State) -> State {
         let forever = self.bounds.forever();
         for node in &mut state.nodes {

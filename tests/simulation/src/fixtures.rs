@@ -1,4 +1,5 @@
-//! What every simulation begins with: a tenant with a service, a credential, agents and tokens, written by the real registry.
+//! What every simulation begins with: a tenant with a service, a credential, agents and tokens,
+//! written by the real registry.
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,7 +24,8 @@ use crate::{
     store::{Client, Cluster, Contents},
 };
 
-/// Tokens at the beginning: two thirds belong to an agent that stays, the others to one that is disabled.
+/// Tokens at the beginning: two thirds belong to an agent that stays, the others to one that is
+/// disabled.
 pub(crate) const TOKENS: usize = 9;
 
 /// The pool of every other node.

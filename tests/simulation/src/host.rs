@@ -1,4 +1,5 @@
-//! One machine: a tokio runtime on a clock of its own, that may be slow or fast, paused, suspended, or gone.
+//! One machine: a tokio runtime on a clock of its own, that may be slow or fast, paused, suspended,
+//! or gone.
 
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ impl Host {
         }
     }
 
-    /// Lets it run for `span`. `look` is called before anything of it runs, with what its clocks are still behind, and afterwards.
+    /// Lets it run for `span`. `look` is called before anything of it runs, with what its clocks
+    /// are still behind, and afterwards.
     pub(crate) fn run(&mut self, span: Duration, mut look: impl FnMut(Duration)) {
         let span = span.mul_f64(self.rate);
         if self.hold.is_some() {

@@ -1,6 +1,6 @@
-//! `seks-simulation SEED [DEFECT] [--trace]`: one seed, in a process of its own, so that nothing which ran before it has a part in it. Prints
-//! the report as JSON, in the last line;
-//! with `--trace` it says what happens, and fails where a promise was broken.
+//! `seks-simulation SEED [DEFECT] [--trace]`: one seed, in a process of its own, so that nothing
+//! which ran before it has a part in it. Prints the report as JSON, in the last line; with
+//! `--trace` it says what happens, and fails where a promise was broken.
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a program for tests")]
 
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! TCP, as hosts see it: bytes arrive in order, late, or never; a host that is gone doesn't answer, one that has forgotten a
-//! connection resets it.
+//! TCP, as hosts see it: bytes arrive in order, late, or never; a host that is gone doesn't answer,
+//! one that has forgotten a connection resets it.
 
 mod socket;
 
@@ -31,7 +31,8 @@ pub(crate) type Incoming = mpsc::UnboundedReceiver<io::Result<Socket>>;
 struct Inner {
     now: Duration,
     seed: u64,
-    /// Messages between two hosts, connections among them: what is drawn for one depends on nothing but its number.
+    /// Messages between two hosts, connections among them: what is drawn for one depends on nothing
+    /// but its number.
     counts: HashMap<(HostId, HostId), u64>,
     /// How long a message takes at least, and how much longer it may take.
     delay: HashMap<(HostId, HostId), (Duration, Duration)>,
@@ -47,7 +48,8 @@ struct Inner {
     digest: u64,
 }
 
-/// One end of a connection: who began it with whom, its number among those, and whether this is the end that listened.
+/// One end of a connection: who began it with whom, its number among those, and whether this is the
+/// end that listened.
 type End = (HostId, HostId, u64, bool);
 
 fn other(end: End) -> End {
@@ -132,7 +134,8 @@ impl Network {
         self.lock().delay(from, to)
     }
 
-    /// The machine is gone (or back): until then nothing of its answers, and nothing of its is sent.
+    /// The machine is gone (or back): until then nothing of its answers, and nothing of its is
+    /// sent.
     pub(crate) fn set_down(&self, host: HostId, down: bool) {
         let mut inner = self.lock();
         if down {
@@ -242,7 +245,8 @@ impl Inner {
                     if let Some(state) = self.ends.get_mut(&end) {
                         (state.open, state.established) = (true, true);
                     }
-                    // Who has stopped listening drops it, which resets it; but not while we hold the lock.
+                    // Who has stopped listening drops it, which resets it; but not while we hold
+                    // the lock.
                     match listener.send(Ok(socket)) {
                         Ok(()) => self.send(to, other, What::Accepted),
                         Err(back) => {

@@ -84,8 +84,9 @@ impl Watched {
         self.table.credential(&tenant(), &"main".parse().unwrap()).map(|credential| credential.version)
     }
 
-    /// Does a request as the proxy does: decided, then its body is waited for; registered for being cut, and decided again if a record
-    /// has changed; then in flight until the answer is complete or it is cut. An agent reads its answer, or not until it is complete.
+    /// Does a request as the proxy does: decided, then its body is waited for; registered for being
+    /// cut, and decided again if a record has changed; then in flight until the answer is complete
+    /// or it is cut. An agent reads its answer, or not until it is complete.
     pub(crate) async fn request(self, at: usize, token: Token, plan: Exchange, defect: Option<Defect>) {
         let Exchange { body, answer, unread } = plan;
         let Found::Token(mut entry) = self.table.find(&token.digest) else { return };
@@ -146,7 +147,8 @@ impl Oracle {
         }
     }
 
-    /// Looks at a node. What was promised in this step holds from the next on: hosts run one after the other.
+    /// Looks at a node. What was promised in this step holds from the next on: hosts run one after
+    /// the other.
     pub(crate) fn look(&self, node: &Watched, tokens: &[Token], behind: Duration) {
         let step = self.step.load(SeqCst);
         let mut promises = self.lock();
@@ -158,9 +160,9 @@ impl Oracle {
             let in_flight = node.in_flight[at].load(SeqCst);
             accepted += u64::from(accepts);
             let Some(since) = promises.enforced.get(&at).filter(|since| **since < step) else { continue };
-            // What is in flight is cut when the host runs: not yet, if it only just goes on.
-            // Past its lease nothing more is relayed, cut or not: the right is asked for before every byte. A machine that was
-            // suspended finds its lease over when it wakes.
+            // What is in flight is cut when the host runs: not yet, if it only just goes on. Past
+            // its lease nothing more is relayed, cut or not: the right is asked for before every
+            // byte. A machine that was suspended finds its lease over when it wakes.
             if accepts || (in_flight > 0 && behind.is_zero() && node.table.lease().valid()) {
                 let name = &node.name;
                 broken.push(format!(

@@ -1,4 +1,5 @@
-//! What happens, drawn from a seed: a time of trouble, then peace, in which everything must come right by itself.
+//! What happens, drawn from a seed: a time of trouble, then peace, in which everything must come
+//! right by itself.
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -320,7 +321,8 @@ impl Scenario {
         }
     }
 
-    /// Nothing goes wrong any more: every node must come back, hold what the store holds, and every operator get an answer.
+    /// Nothing goes wrong any more: every node must come back, hold what the store holds, and every
+    /// operator get an answer.
     fn peace(&mut self) {
         self.say(|| "peace".into());
         self.world.network.heal_all();
@@ -388,7 +390,8 @@ impl Scenario {
     }
 }
 
-/// The version of the credential that a node should hold: while a token reaches it, and the node may.
+/// The version of the credential that a node should hold: while a token reaches it, and the node
+/// may.
 fn credential_at(world: &World, node: HostId) -> Option<u32> {
     let token = |token: &crate::fixtures::Token| Key::Token(tenant(), token.id.clone());
     let is_there = |key: &Key| world.cluster.read(|contents| contents.get(key)).is_some();

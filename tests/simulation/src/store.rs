@@ -1,4 +1,5 @@
-//! etcd, as a replica sees it: one total order, linearizable, behind a network that delays and loses, with an outage now and then.
+//! etcd, as a replica sees it: one total order, linearizable, behind a network that delays and
+//! loses, with an outage now and then.
 
 mod cluster;
 
@@ -20,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often somebody who waits for a cut or an outage to end looks again.
 const LOOK: Duration = Duration::from_millis(40);
 
-/// Something that must never be done, by a store or beside it: planted, to see that the simulation notices.
+/// Something that must never be done, by a store or beside it: planted, to see that the simulation
+/// notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// A watch skips a deletion now and then, and goes on as if nothing had been.
@@ -29,7 +31,8 @@ pub enum Defect {
     StaleReads,
     /// Not the store's: a clone passes itself off as the process that it was cloned from.
     ClonesUnnamed,
-    /// A node's: a request is sent as it was decided when it began, however long it waited for its body.
+    /// A node's: a request is sent as it was decided when it began, however long it waited for its
+    /// body.
     DecidesOnce,
     /// A node's: an answer that its agent doesn't read isn't cut.
     CutUnpolled,
@@ -176,7 +179,8 @@ impl Watch {
         let (client, cluster) = (self.client.clone(), self.client.cluster.clone());
         let mut moved = cluster.subscribe();
         loop {
-            // A stalled watch brings nothing, however well everything else goes; the one that replaces it does.
+            // A stalled watch brings nothing, however well everything else goes; the one that
+            // replaces it does.
             let away = client.network.is_cut(cluster.host(), client.host) || !cluster.is_up();
             if !away && !cluster.is_stalled(client.host, self.after) {
                 if self.after < cluster.read(|contents| contents.compacted) {

@@ -21,10 +21,12 @@ use crate::{
     store::{Client, Cluster, Defect},
 };
 
-/// How long every host runs before the next does: messages take longer than that. Hosts agree on the order of things up to this;
-/// clocks differ by less than is allowed for, so that it doesn't matter to leases ([`RATES`]).
+/// How long every host runs before the next does: messages take longer than that. Hosts agree on
+/// the order of things up to this; clocks differ by less than is allowed for, so that it doesn't
+/// matter to leases ([`RATES`]).
 pub(crate) const TICK: Duration = Duration::from_millis(40);
-/// Slowest and fastest clock. Ten percent of one another are allowed; a lease of two seconds leaves two ticks between.
+/// Slowest and fastest clock. Ten percent of one another are allowed; a lease of two seconds leaves
+/// two ticks between.
 const RATES: (f64, f64) = (0.975, 1.025);
 /// The store's place among the hosts.
 pub(crate) const STORE: HostId = 0;
@@ -192,7 +194,8 @@ impl World {
         }
     }
 
-    /// Runs every host for a tick, in an order that the seed decides, and looks at every node before and after its turn.
+    /// Runs every host for a tick, in an order that the seed decides, and looks at every node
+    /// before and after its turn.
     pub(crate) fn step(&mut self) {
         self.now += TICK;
         self.oracle.step.fetch_add(1, SeqCst);

@@ -1,4 +1,5 @@
-//! Three real etcd members. What they tell each other goes through a wire of each, so that one can be made slow.
+//! Three real etcd members. What they tell each other goes through a wire of each, so that one can
+//! be made slow.
 
 use std::{
     net::SocketAddr,
@@ -135,7 +136,8 @@ impl Cluster {
         }
     }
 
-    /// One call of etcd's JSON interface on a member: `("kv/put", {"key": base64, …})`. Its answer may be an `error`.
+    /// One call of etcd's JSON interface on a member: `("kv/put", {"key": base64, …})`. Its answer
+    /// may be an `error`.
     ///
     /// # Errors
     /// When the member doesn't answer.

@@ -40,7 +40,8 @@ pub fn clean_environment(command: &mut Command) {
     }
 }
 
-/// Neither the developer's own context nor another test's `seks dev` is found, and none of these finds this one.
+/// Neither the developer's own context nor another test's `seks dev` is found, and none of these
+/// finds this one.
 pub(crate) fn own_user_directories(command: &mut Command, directory: &Path) {
     command.env("XDG_STATE_HOME", directory.join("state")).env("XDG_CONFIG_HOME", directory.join("config"));
 }

@@ -26,7 +26,8 @@ pub struct Answer {
     pub(crate) close: bool,
 }
 
-/// Held shut until a test opens it: "the first event came although the second was not yet there" needs no clock.
+/// Held shut until a test opens it: "the first event came although the second was not yet there"
+/// needs no clock.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
@@ -107,7 +108,8 @@ impl Answer {
         Self::chunked(200, &[("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")], chunks, &[])
     }
 
-    /// Closes the connection after it, and says so: a client that isn't told may send its next request into the closing.
+    /// Closes the connection after it, and says so: a client that isn't told may send its next
+    /// request into the closing.
     #[must_use]
     pub fn then_close(mut self) -> Self {
         self.close = true;

@@ -1,8 +1,10 @@
-//! Stand-ins that the vendors' own SDKs accept: a few endpoints of each API, and the check that matters: the real key has
-//! arrived where the vendor wants it, and no byte of a token has arrived anywhere.
+//! Stand-ins that the vendors' own SDKs accept: a few endpoints of each API, and the check that
+//! matters: the real key has arrived where the vendor wants it, and no byte of a token has arrived
+//! anywhere.
 //!
-//! A request that holds `check-bad-request`, `check-server-error` or `check-retry` (as a model, a customer, a repository) is
-//! answered with that, in the vendor's own form and with the key in it: what a careless vendor would send back.
+//! A request that holds `check-bad-request`, `check-server-error` or `check-retry` (as a model, a
+//! customer, a repository) is answered with that, in the vendor's own form and with the key in it:
+//! what a careless vendor would send back.
 
 mod business;
 mod models;

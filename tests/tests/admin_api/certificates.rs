@@ -17,7 +17,8 @@ use tonic::Code;
 
 use super::{call_all, records, seed_fixtures};
 
-/// The TLS alert or error with which the server ends a handshake that shows `pair`; `None` when it takes it.
+/// The TLS alert or error with which the server ends a handshake that shows `pair`; `None` when it
+/// takes it.
 async fn handshake(control: &Control, pair: Option<&Pair>) -> Option<std::io::Error> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(control.plane.ca_pem().as_bytes()).unwrap()).unwrap();
@@ -36,7 +37,8 @@ async fn handshake(control: &Control, pair: Option<&Pair>) -> Option<std::io::Er
         Ok(tls) => tls,
         Err(error) => return Some(error),
     };
-    // With TLS 1.3 the server's verdict comes after the client's handshake is done: with the first bytes it reads.
+    // With TLS 1.3 the server's verdict comes after the client's handshake is done: with the first
+    // bytes it reads.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     if let Err(error) = tls.write_all(preface).await {
         return Some(error);

@@ -1,4 +1,5 @@
-//! The admin API over the wire: who may call it, what a stranger can learn from it, what hostile messages do to it.
+//! The admin API over the wire: who may call it, what a stranger can learn from it, what hostile
+//! messages do to it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod certificates;
@@ -80,7 +81,8 @@ fn trust(tenant: &str) -> wire::Trust {
     }
 }
 
-/// Calls every method about things of `tenant`, in an order in which each finds what it needs and the last leave nothing.
+/// Calls every method about things of `tenant`, in an order in which each finds what it needs and
+/// the last leave nothing.
 async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) -> Vec<(&'static str, Option<Status>)> {
     let t = || tenant.to_owned();
     let named = |name: &str| wire::NameRequest { tenant: t(), name: name.into() };
@@ -278,7 +280,8 @@ async fn every_role_can_do_over_the_wire_what_the_matrix_says_and_nothing_else()
             let allowed = may(here, everywhere, method);
             let refused = end.as_ref().is_some_and(is_refused);
             assert_eq!(!refused, allowed, "{name} {method}: {end:?}");
-            // What is allowed works, too: only there is no node to get or revoke, and the digest is of a token that nobody issued.
+            // What is allowed works, too: only there is no node to get or revoke, and the digest is
+            // of a token that nobody issued.
             let works = end.is_none() || ["GetNode", "RevokeNode", "LookupToken"].contains(&method);
             assert!(!allowed || works, "{name} {method}: {end:?}");
         }

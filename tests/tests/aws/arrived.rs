@@ -152,7 +152,8 @@ fn busy_once() -> Upstream {
     })
 }
 
-/// What a client says of a call that is retried, and of one that is refused: how often it asked, and what it made of it.
+/// What a client says of a call that is retried, and of one that is refused: how often it asked,
+/// and what it made of it.
 fn retries(client: impl Fn(&Sandbox, &(String, String)) -> Command) {
     let (sandbox, upstream) = (Sandbox::start(), busy_once());
     sandbox.cli().apply_service(&definition(&upstream, "dynamodb"));

@@ -75,7 +75,8 @@ impl MotoBroker {
         Self::with(true)
     }
 
-    /// With a moto that verifies signatures, or one that takes presigned URLs: it has no verification for those.
+    /// With a moto that verifies signatures, or one that takes presigned URLs: it has no
+    /// verification for those.
     pub(crate) fn with(verifies: bool) -> Self {
         let bin = bin();
         let directory = tempfile::tempdir().unwrap();

@@ -46,7 +46,8 @@ fn a_restored_backup_serves_once_somebody_has_said_that_it_may() {
     assert!(running.process.terminate().success());
     machine.start(); // and again, without being asked
 
-    // A machine that never saw the old store is no less careful, and the one CA goes with the store.
+    // A machine that never saw the old store is no less careful, and the one CA goes with the
+    // store.
     let other = ControlPlaneHost::embedded();
     other.done(&["restore", "--from", backup]);
     other.refused(&[], 5, &["restored from a backup"]);

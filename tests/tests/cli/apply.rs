@@ -1,4 +1,5 @@
-//! A tenant as files: what is exported can be applied and changes nothing, and what is old does not overwrite.
+//! A tenant as files: what is exported can be applied and changes nothing, and what is old does not
+//! overwrite.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! Every noun of the command line against a running `seks dev`: its life, its three forms, its exit codes.
+//! Every noun of the command line against a running `seks dev`: its life, its three forms, its exit
+//! codes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod apply;
@@ -437,7 +438,8 @@ fn a_secret_can_be_typed_without_being_shown_and_a_question_answered() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.cli().enable("openai", "openai", &upstream);
     let context = sandbox.data_dir().join("context.toml");
-    // `script` gives the command a terminal of its own, types what it is given, and shows what the terminal shows.
+    // `script` gives the command a terminal of its own, types what it is given, and shows what the
+    // terminal shows.
     let typed = |line: &str, input: &str| {
         let command = format!("{} --context-file {} {line}", binary("seks").display(), context.display());
         run(Command::new(&script).args(["-qec", &command, "/dev/null"]), input.as_bytes())
@@ -445,7 +447,8 @@ fn a_secret_can_be_typed_without_being_shown_and_a_question_answered() {
     let put = typed("credential put key --service openai", &format!("{KEY}\n"));
     assert_eq!(put.code, Some(0), "{put:?}");
     assert!(put.stdout.contains("not shown"), "{put:?}");
-    // What is typed ahead of the prompt is echoed by the terminal itself; after the prompt nothing is.
+    // What is typed ahead of the prompt is echoed by the terminal itself; after the prompt nothing
+    // is.
     let after = put.stdout.split("(not shown):").nth(1).unwrap();
     assert!(!after.contains("CANARY"), "{put:?}");
     assert_eq!(sandbox.cli().json(&["credential", "show", "key"])["version"], 1);

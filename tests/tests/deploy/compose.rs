@@ -1,5 +1,6 @@
-//! `deploy/compose.yaml` without a container engine: its processes, with their users, capabilities, read-only files and volumes that
-//! belong to root at first, each in a network namespace of its own.
+//! `deploy/compose.yaml` without a container engine: its processes, with their users, capabilities,
+//! read-only files and volumes that belong to root at first, each in a network namespace of its
+//! own.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
@@ -41,14 +42,16 @@ fn compose() -> Compose {
     serde_saphyr::from_str(&fs::read_to_string(deploy_dir().join("compose.yaml")).unwrap()).unwrap()
 }
 
-/// Services whose programs are on this machine; those of the others' images are checked by what they need of their volumes.
+/// Services whose programs are on this machine; those of the others' images are checked by what
+/// they need of their volumes.
 const RUN: [&str; 7] = ["etcd-1", "etcd-2", "etcd-3", "control-1", "control-2", "node-1", "node-2"];
 
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A script that runs a service in a mount namespace with its volumes, as its user, in the network namespace of its name.
+/// A script that runs a service in a mount namespace with its volumes, as its user, in the network
+/// namespace of its name.
 fn script(name: &str, service: &Service, more: &[&str]) -> String {
     let mut script = String::from("mount --make-rprivate /\n");
     let mut remounts = String::new();

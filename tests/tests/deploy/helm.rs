@@ -1,4 +1,5 @@
-//! `deploy/helm/seks`: rendered by Helm, checked against the schemas of Kubernetes' API, and the configurations in it read by the planes.
+//! `deploy/helm/seks`: rendered by Helm, checked against the schemas of Kubernetes' API, and the
+//! configurations in it read by the planes.
 
 use std::{fs, process::Command};
 

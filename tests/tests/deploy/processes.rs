@@ -1,4 +1,5 @@
-//! The planes and the command line as people run them: signals, full disks, draining, names, several control planes.
+//! The planes and the command line as people run them: signals, full disks, draining, names,
+//! several control planes.
 
 use std::{
     fs,

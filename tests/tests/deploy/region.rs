@@ -59,7 +59,8 @@ impl Drop for Regions {
 fn a_region_that_is_cut_off_costs_the_others_nothing_and_comes_back() {
     let regions = Regions::up();
     for seen in regions.load(&[]) {
-        // The upstream is on the backbone: a request waits for the delay twice, and not for a control plane.
+        // The upstream is on the backbone: a request waits for the delay twice, and not for a
+        // control plane.
         assert!(seen["ok"].as_u64() > Some(10), "{seen}");
         let slowest = if seen["region"] == "ap" { 146.0 } else { 16.0 };
         assert!(seen["p50_ms"].as_f64() >= Some(slowest), "{seen}");

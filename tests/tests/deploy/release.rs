@@ -1,4 +1,5 @@
-//! `deploy/release/`: equal packages of equal binaries, an installer that verifies, and a newcomer's first minute.
+//! `deploy/release/`: equal packages of equal binaries, an installer that verifies, and a
+//! newcomer's first minute.
 
 use std::{
     fs,
@@ -147,7 +148,8 @@ fn a_newcomer_without_rust_installs_and_sees_the_demo_in_ten_seconds() {
     machine.output("kill $(cat /root/pid)");
 }
 
-/// By how much other work slows this machine down: runnable processes for each core, and 1 at least.
+/// By how much other work slows this machine down: runnable processes for each core, and 1 at
+/// least.
 fn share_of_others() -> f64 {
     let load = fs::read_to_string("/proc/loadavg").unwrap();
     let load: f64 = load.split(' ').next().unwrap().parse().unwrap();

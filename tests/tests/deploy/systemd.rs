@@ -1,4 +1,5 @@
-//! `deploy/README.md` as a stranger follows it: its commands, in their order, on a machine with a booted systemd.
+//! `deploy/README.md` as a stranger follows it: its commands, in their order, on a machine with a
+//! booted systemd.
 
 use std::{
     fs,
@@ -91,7 +92,8 @@ fn every_step_of_the_page_works_on_a_booted_systemd() {
         assert!(headings.contains(&wanted), "{headings:?} lacks {wanted}");
     }
     for (n, (heading, block)) in steps.iter().enumerate() {
-        // The vendor is not reachable from here, and a stand-in for it is on loopback, which tenants must be given.
+        // The vendor is not reachable from here, and a stand-in for it is on loopback, which
+        // tenants must be given.
         let commands = block.replace(
             "seks service enable openai\n",
             "seks tenant update default  --private-network 127.0.0.0/8\n\

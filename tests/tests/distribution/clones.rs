@@ -72,7 +72,8 @@ async fn a_replica_answers_for_a_clone_although_another_answers_for_the_node() {
     a.seed_fixtures().await;
     let (b, c) = (host.start_as("b", &[]).await, host.start_as("c", &[]).await);
     wait_until("they know each other", || [&a, &b, &c].iter().all(|r| r.distribution.replicas().len() == 3)).await;
-    // A replica that owns no node's lease is waited for until the leases from before it started have ended. No call shows that.
+    // A replica that owns no node's lease is waited for until the leases from before it started
+    // have ended. No call shows that.
     tokio::time::sleep(LEASE * 5 / 4).await;
     let token = a.issue().await;
     let identity = a.identity(NAME).await;

@@ -1,4 +1,5 @@
-//! "Enforced" means that no node serves it any more: by an acknowledgement, or because its lease is over.
+//! "Enforced" means that no node serves it any more: by an acknowledgement, or because its lease is
+//! over.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! What a node makes of a control plane that loses, repeats, corrupts, goes back, or is another one.
+//! What a node makes of a control plane that loses, repeats, corrupts, goes back, or is another
+//! one.
 
 use std::time::Duration;
 

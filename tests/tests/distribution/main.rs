@@ -1,7 +1,9 @@
-//! Distribution over real loopback TLS: every change to every node, and nothing said to be enforced that isn't.
+//! Distribution over real loopback TLS: every change to every node, and nothing said to be enforced
+//! that isn't.
 //!
-//! [`replica`] is a replica on an embedded store; [`node`] a node's table and its synchronisation; [`peer`] a node that speaks
-//! the protocol by hand, truthfully or not; [`impostor`] a control plane that can be made to misbehave.
+//! [`replica`] is a replica on an embedded store; [`node`] a node's table and its synchronisation;
+//! [`peer`] a node that speaks the protocol by hand, truthfully or not; [`impostor`] a control
+//! plane that can be made to misbehave.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "the modules are this test's own")]
 

@@ -33,7 +33,8 @@ pub fn hello(node: &str) -> wire::Hello {
     }
 }
 
-/// A connection with a small window, so that who doesn't read is noticed, as `pems` (certificate, key) or as nobody.
+/// A connection with a small window, so that who doesn't read is noticed, as `pems` (certificate,
+/// key) or as nobody.
 pub async fn channel(replica: &Replica, pems: Option<(String, String)>) -> Channel {
     let ca = Certificate::from_pem(replica.foundation.authority.ca_pem());
     let mut tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("seks-control-plane");
@@ -68,7 +69,8 @@ impl Peer {
         peer
     }
 
-    /// As [`welcome`](Self::welcome), with the snapshot read to its end, whose revision is returned.
+    /// As [`welcome`](Self::welcome), with the snapshot read to its end, whose revision is
+    /// returned.
     pub async fn loaded(replica: &Replica, name: &str) -> (Self, u64) {
         let mut peer = Self::welcome(replica, name).await;
         let revision = peer.load().await;

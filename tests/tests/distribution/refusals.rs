@@ -22,7 +22,8 @@ use super::{
     replica::{Issued, ReplicaHost, tenant},
 };
 
-/// A store that counts how often it is asked how a minted credential is doing, in the tenant `default` and in others.
+/// A store that counts how often it is asked how a minted credential is doing, in the tenant
+/// `default` and in others.
 struct Asked {
     store: Arc<dyn Store>,
     here: Arc<AtomicU64>,

@@ -99,7 +99,8 @@ impl ReplicaHost {
         self.serve(Components::open(&config).await.unwrap(), options, |store| store).await
     }
 
-    /// Starts a replica whose distribution sees the store through `wrap`, and compares its table with it so often.
+    /// Starts a replica whose distribution sees the store through `wrap`, and compares its table
+    /// with it so often.
     pub async fn start_on(
         &self,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,

@@ -115,12 +115,14 @@ async fn a_node_that_was_killed_gets_no_lease_from_a_replica_that_knows_less_tha
     };
     // Until then there may have been nodes that the first has never heard of.
     wait_until("the first has been there for a lease", || begun.elapsed() > LEASE * 5 / 4).await;
-    // The second answers for it, and is then cut off from the store; its last barrier is good for a while.
+    // The second answers for it, and is then cut off from the store; its last barrier is good for a
+    // while.
     let (mut peer, loaded) = load(&pair.b).await;
     peer.lease().await;
     pair.wire.set(Mode::Closed);
     pair.wire.cut();
-    // It moves to the first, and there it hears of a revocation, which is enforced with its acknowledgement.
+    // It moves to the first, and there it hears of a revocation, which is enforced with its
+    // acknowledgement.
     let (mut peer, _) = load(&pair.a).await;
     peer.lease().await;
     let revision = pair.a.revoke(&token).await;

@@ -117,7 +117,8 @@ async fn where_the_past_is_compacted_the_node_takes_a_snapshot() {
     replica.stop().await;
 }
 
-/// An envelope of the past needs a key that is gone: to a node that is sent it, the credential would be gone with it.
+/// An envelope of the past needs a key that is gone: to a node that is sent it, the credential
+/// would be gone with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_rotation_every_node_has_the_credential_without_the_old_key() {
     let mut host = ReplicaHost::new();

@@ -1,4 +1,5 @@
-//! Need to know: a node holds what its tenants and pools need that it was enrolled for, and nothing else.
+//! Need to know: a node holds what its tenants and pools need that it was enrolled for, and nothing
+//! else.
 
 use std::time::Duration;
 

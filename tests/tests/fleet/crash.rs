@@ -44,8 +44,8 @@ fn a_killed_replica_is_nothing_to_agents_and_its_nodes_obey_the_other() {
     assert_eq!(again.answer["nodes"].as_array().unwrap().len(), NODES, "the replica that came back knows all nodes");
 }
 
-/// All replicas at once, just after they wrote what no node has heard of yet. Two that start on a busy machine take their time:
-/// the lease is longer.
+/// All replicas at once, just after they wrote what no node has heard of yet. Two that start on a
+/// busy machine take their time: the lease is longer.
 #[test]
 #[cfg_attr(not(has = "etcd"), ignore = "needs etcd")]
 fn nodes_of_replicas_that_were_all_killed_go_on_with_deltas_and_agents_notice_nothing() {

@@ -1,4 +1,5 @@
-//! Agents: one a node, that present a token again and again, and remember what came of each request.
+//! Agents: one a node, that present a token again and again, and remember what came of each
+//! request.
 
 use std::{
     net::SocketAddr,
@@ -75,7 +76,8 @@ impl Hammer {
         });
     }
 
-    /// Waits until each of `nodes` has answered several requests that began after `since`, and says what it answered.
+    /// Waits until each of `nodes` has answered several requests that began after `since`, and says
+    /// what it answered.
     pub fn answers(&self, nodes: impl IntoIterator<Item = usize> + Clone, since: Instant) -> Vec<Attempt> {
         self.wait("answers", ENOUGH, nodes.clone(), |attempt| attempt.begun >= since);
         let nodes: Vec<usize> = nodes.into_iter().collect();
@@ -88,14 +90,16 @@ impl Hammer {
         self.wait(code, 1, nodes, |attempt| attempt.begun >= since && attempt.outcome == refused);
     }
 
-    /// Every node that can answer refuses, and none accepts, what began after `since`: the promise of "enforced".
+    /// Every node that can answer refuses, and none accepts, what began after `since`: the promise
+    /// of "enforced".
     pub fn none_accepted(&self, nodes: impl IntoIterator<Item = usize> + Clone, since: Instant) {
         drop(self.answers(nodes, since));
         let accepted = self.select(|attempt| attempt.begun >= since && attempt.outcome == Outcome::Accepted);
         assert!(accepted.is_empty(), "{} accepted after it was enforced: {:?}", accepted.len(), accepted.first());
     }
 
-    /// No node among `nodes` has refused or failed anything that began after `since` and ended before `until`.
+    /// No node among `nodes` has refused or failed anything that began after `since` and ended
+    /// before `until`.
     pub fn none_refused(&self, nodes: impl IntoIterator<Item = usize>, since: Instant, until: Instant) {
         let nodes: Vec<usize> = nodes.into_iter().collect();
         let all = self.select(|a| nodes.contains(&a.node) && a.begun >= since && a.ended <= until);

@@ -1,4 +1,5 @@
-//! Links that are cut: nothing passes, nobody is told, and what was sent arrives when they are mended.
+//! Links that are cut: nothing passes, nobody is told, and what was sent arrives when they are
+//! mended.
 
 use std::time::Instant;
 

@@ -34,7 +34,8 @@ fn a_frozen_node_is_waited_for_until_its_lease_is_over_and_serves_nothing_when_i
     kept.accepted_everywhere(Instant::now());
     let late: Vec<_> = agents.attempts().into_iter().filter(|a| a.node == frozen && a.ended >= woken).collect();
     assert!(late.iter().any(|a| a.begun < revoked.at), "a request was under way while it slept");
-    // One that began before may have been frozen between its last check and the system call that writes its answer.
+    // One that began before may have been frozen between its last check and the system call that
+    // writes its answer.
     let accepted = late.iter().find(|a| a.begun >= stopped && a.outcome == Outcome::Accepted);
     assert!(accepted.is_none(), "{accepted:?}");
 }

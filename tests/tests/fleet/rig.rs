@@ -1,4 +1,5 @@
-//! Three etcd members, two replicas, six nodes in three regions: processes as an operator runs them, and the wires between.
+//! Three etcd members, two replicas, six nodes in three regions: processes as an operator runs
+//! them, and the wires between.
 
 use std::{
     fs,
@@ -24,7 +25,8 @@ use tempfile::TempDir;
 use super::hammer::Hammer;
 
 pub const REPLICAS: usize = 2;
-/// Region and round trip, two nodes each. The first of a region prefers the first replica, the second the second.
+/// Region and round trip, two nodes each. The first of a region prefers the first replica, the
+/// second the second.
 const REGIONS: [(&str, u64); 3] = [("near", 20), ("mid", 80), ("far", 150)];
 pub const NODES: usize = REGIONS.len() * 2;
 /// The real credential, which agents never see.
@@ -253,7 +255,8 @@ impl Node {
         self.serves();
     }
 
-    /// Of each stream that it has had, whether it went on with deltas; the first has nothing to go on from.
+    /// Of each stream that it has had, whether it went on with deltas; the first has nothing to go
+    /// on from.
     pub fn resumed(&self) -> Vec<bool> {
         let said = self.process.stderr();
         let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

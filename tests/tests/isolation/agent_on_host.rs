@@ -1,4 +1,5 @@
-//! A program that runs as the same user as SEKS, as a child of `seks run`, gets neither a credential nor administration.
+//! A program that runs as the same user as SEKS, as a child of `seks run`, gets neither a
+//! credential nor administration.
 
 mod host;
 mod old_kernel;

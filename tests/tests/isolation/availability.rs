@@ -1,4 +1,5 @@
-//! Availability from outside, without a token: what a client, a log reader or a collector does must not stop anybody else.
+//! Availability from outside, without a token: what a client, a log reader or a collector does must
+//! not stop anybody else.
 #![allow(clippy::print_stdout, reason = "measured figures")]
 
 mod attackers;

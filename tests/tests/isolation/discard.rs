@@ -1,5 +1,5 @@
-//! An upstream that keeps nothing of what it gets, on a thread of its own: attacks at full speed would fill the memory of one that
-//! records, and its work would be measured as the node's.
+//! An upstream that keeps nothing of what it gets, on a thread of its own: attacks at full speed
+//! would fill the memory of one that records, and its work would be measured as the node's.
 
 use std::{
     net::{SocketAddr, TcpListener as Bound},

@@ -1,5 +1,5 @@
-//! The edge of the data plane: private networks, malformed definitions, loose readings, one host a tunnel, wrong tokens, and what an
-//! upstream sends back.
+//! The edge of the data plane: private networks, malformed definitions, loose readings, one host a
+//! tunnel, wrong tokens, and what an upstream sends back.
 
 mod answers;
 mod definitions;

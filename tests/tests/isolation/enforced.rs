@@ -1,5 +1,5 @@
-//! What is said to be enforced holds: for requests that began before the change, for agents that don't read, for connections that
-//! are open, whatever the clocks say.
+//! What is said to be enforced holds: for requests that began before the change, for agents that
+//! don't read, for connections that are open, whatever the clocks say.
 
 mod certificates;
 mod memory;
@@ -71,7 +71,8 @@ fn a_restarted_seks_dev_waits_for_no_process_that_has_ended() {
         let begun = Instant::now();
         let put = sandbox.cli().put_credential("openai", "openai", &format!("{KEY}{n}"));
         assert_eq!(put["enforced"], true, "{put}");
-        // 10.9 s is what a lease takes; this is the command as a whole, on a machine that does other things.
+        // 10.9 s is what a lease takes; this is the command as a whole, on a machine that does
+        // other things.
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: {put}", begun.elapsed());
         println!("the first change after a crash: {} ms", put["waited_ms"]);
     }

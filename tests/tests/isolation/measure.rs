@@ -1,7 +1,8 @@
 //! How long attacks last, and how much of them another tenant or client may notice.
 //!
-//! A release build (`tests/run isolation --strict`) is held to the bounds of the requirement. A debug build wipes, copies and parses
-//! byte by byte, and shares its cores with other tests, so there only stalls fail.
+//! A release build (`tests/run isolation --strict`) is held to the bounds of the requirement. A
+//! debug build wipes, copies and parses byte by byte, and shares its cores with other tests, so
+//! there only stalls fail.
 
 use std::{
     net::SocketAddr,
@@ -28,7 +29,8 @@ pub fn duration(default_seconds: u64) -> Duration {
     Duration::from_secs(asked.unwrap_or(default_seconds))
 }
 
-/// The largest 99th percentile of another client's requests: three times the quiet one. `stall` is what a debug build may take.
+/// The largest 99th percentile of another client's requests: three times the quiet one. `stall` is
+/// what a debug build may take.
 pub fn p99_within(quiet: Duration, stall: Duration) -> Duration {
     if STRICT { (quiet * 3).max(TIMESLICE) } else { (quiet * 3).max(stall) }
 }
@@ -38,8 +40,9 @@ pub fn revoked_within(quiet: Duration) -> Duration {
     if STRICT { REVOKE } else { (quiet * 3).max(4 * REVOKE) }
 }
 
-/// A thread that wakes on a busy core waits for the one that runs there: up to a slice of the scheduler (EEVDF: 2.8 ms on two
-/// cores) for each of the four threads that a request passes. No smaller latency is compared.
+/// A thread that wakes on a busy core waits for the one that runs there: up to a slice of the
+/// scheduler (EEVDF: 2.8 ms on two cores) for each of the four threads that a request passes. No
+/// smaller latency is compared.
 const TIMESLICE: Duration = Duration::from_millis(12);
 
 /// The value that 99 of 100 don't exceed; zero where there are none.
@@ -48,7 +51,8 @@ pub fn p99(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() * 99 / 100).copied().unwrap_or_default()
 }
 
-/// Threads that repeat something until they are dropped. They yield to others: a real attacker uses no core of the node.
+/// Threads that repeat something until they are dropped. They yield to others: a real attacker uses
+/// no core of the node.
 pub struct Repeating {
     stop: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,

@@ -1,4 +1,5 @@
-//! Which module uses which, by where the names that it writes are defined, whatever re-exports they pass.
+//! Which module uses which, by where the names that it writes are defined, whatever re-exports they
+//! pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,8 @@ impl Use {
         format!("{} -> {} ({})", self.user.join("::"), self.used.join("::"), self.path)
     }
 
-    /// The module in which both are, and the child of it that each of the two is in; `None` when one contains the other.
+    /// The module in which both are, and the child of it that each of the two is in; `None` when
+    /// one contains the other.
     fn siblings(&self) -> Option<(ModulePath, String, String)> {
         let common = self.user.iter().zip(&self.used).take_while(|(a, b)| a == b).count();
         let (user, used) = (self.user.get(common)?, self.used.get(common)?);
@@ -44,7 +46,8 @@ pub(crate) fn uses(of: &Crate) -> BTreeSet<Use> {
     found
 }
 
-/// The module that defines what `path` names when it is written in `module`; `None` when that is another crate's.
+/// The module that defines what `path` names when it is written in `module`; `None` when that is
+/// another crate's.
 fn defines(of: &Crate, module: &[String], path: &[String], depth: usize) -> Option<ModulePath> {
     let (first, rest) = path.split_first()?;
     let child = |name: &String| [module, std::slice::from_ref(name)].concat();
@@ -65,7 +68,8 @@ fn defines(of: &Crate, module: &[String], path: &[String], depth: usize) -> Opti
     }
 }
 
-/// Follows `path` from `module` through children and re-exports to the module that defines its last local name.
+/// Follows `path` from `module` through children and re-exports to the module that defines its last
+/// local name.
 fn descend(of: &Crate, module: ModulePath, path: &[String], depth: usize) -> Option<ModulePath> {
     let Some((name, rest)) = path.split_first() else { return Some(module) };
     if name == "super" {

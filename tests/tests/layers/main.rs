@@ -1,7 +1,7 @@
 //! The layers that ARCHITECTURE.md lists, held against the sources: what may use what.
 //!
-//! A layer uses the layers before it in the list. Inside a module, siblings don't use each other in a circle; a parent and its
-//! children may. Tests inside the modules aren't looked at.
+//! A layer uses the layers before it in the list. Inside a module, siblings don't use each other in
+//! a circle; a parent and its children may. Tests inside the modules aren't looked at.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
@@ -21,7 +21,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// ARCHITECTURE.md's block of layers: for each subject its layers, lowest first, each a set of names.
+/// ARCHITECTURE.md's block of layers: for each subject its layers, lowest first, each a set of
+/// names.
 fn layers() -> BTreeMap<String, Vec<Vec<String>>> {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let (_, after) = text.split_once("```layers\n").unwrap();

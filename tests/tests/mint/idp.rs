@@ -1,4 +1,5 @@
-//! A stand-in for an identity provider and the API that takes its tokens: `POST /token` mints, everything else wants a living one.
+//! A stand-in for an identity provider and the API that takes its tokens: `POST /token` mints,
+//! everything else wants a living one.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,5 @@
-//! Minted credentials, whole: a stand-in token endpoint and API behind a broker, and an agent that never notices.
+//! Minted credentials, whole: a stand-in token endpoint and API behind a broker, and an agent that
+//! never notices.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod idp;
@@ -99,7 +100,8 @@ fn a_rotating_refresh_token_is_never_used_twice_and_survives_a_crash() {
     let token = sandbox.token("agent", &["acme"]).secret;
     let version = || show(&sandbox)["version"].as_u64().unwrap();
     wait_for("three rotations", || (version() >= 3).then_some(()));
-    // Not within an exchange: what is lost then only the provider can give again. A token of 60 days ends in another month.
+    // Not within an exchange: what is lost then only the provider can give again. A token of 60
+    // days ends in another month.
     idp.tokens_live(60 * 24 * 3600);
     wait_for("a token that lasts", || {
         let shown = show(&sandbox);

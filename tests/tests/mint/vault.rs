@@ -1,4 +1,5 @@
-//! A credential as a reference: the secret stays in a stand-in for Vault, and the control plane reads it.
+//! A credential as a reference: the secret stays in a stand-in for Vault, and the control plane
+//! reads it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! HTTPS_PROXY mode with the clients that people have: each asks a stand-in behind TLS for what it asks the real one for, trusts
-//! the tenant's CA, and shows its token to the proxy.
+//! HTTPS_PROXY mode with the clients that people have: each asks a stand-in behind TLS for what it
+//! asks the real one for, trusts the tenant's CA, and shows its token to the proxy.
 
 use std::fs;
 

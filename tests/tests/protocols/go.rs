@@ -1,5 +1,6 @@
-//! Programs in Go, which find proxy and roots by `HTTPS_PROXY` and `SSL_CERT_FILE`: GitHub's `gh`, and the standard library's
-//! client (`tests/sdk/go/plain`). Go reaches `localhost` past every proxy, so that stand-ins have another name.
+//! Programs in Go, which find proxy and roots by `HTTPS_PROXY` and `SSL_CERT_FILE`: GitHub's `gh`,
+//! and the standard library's client (`tests/sdk/go/plain`). Go reaches `localhost` past every
+//! proxy, so that stand-ins have another name.
 
 use std::process::Command;
 

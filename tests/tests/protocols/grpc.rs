@@ -1,4 +1,5 @@
-//! A real gRPC client and server (Python's `grpcio`, on the C core), with the broker between them in host mode.
+//! A real gRPC client and server (Python's `grpcio`, on the C core), with the broker between them
+//! in host mode.
 
 use std::process::Command;
 

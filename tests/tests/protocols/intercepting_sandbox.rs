@@ -1,4 +1,5 @@
-//! HTTPS_PROXY mode with one service behind it: a stand-in that hears what came, the tenant's CA, and a token.
+//! HTTPS_PROXY mode with one service behind it: a stand-in that hears what came, the tenant's CA,
+//! and a token.
 
 use std::{
     fs,
@@ -26,7 +27,8 @@ pub(super) struct InterceptingSandbox {
 }
 
 impl InterceptingSandbox {
-    /// A service `code` that takes `Authorization: Bearer KEY`. `forward`: more of `[forward_proxy]`.
+    /// A service `code` that takes `Authorization: Bearer KEY`. `forward`: more of
+    /// `[forward_proxy]`.
     pub(super) fn bearer(forward: &str, upstream: Upstream) -> Self {
         Self::bearer_in(Options { config: forward.into(), ..Options::default() }, upstream)
     }
@@ -101,7 +103,8 @@ impl InterceptingSandbox {
         self.files.path()
     }
 
-    /// `seks run -- CMD` in that folder and with it as the home, by a user whose other settings are nothing special.
+    /// `seks run -- CMD` in that folder and with it as the home, by a user whose other settings are
+    /// nothing special.
     pub(super) fn seks_run(&self, command: &[&str]) -> Finished {
         let mut seks = Command::new(binary("seks"));
         seks.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.folder());
@@ -109,7 +112,8 @@ impl InterceptingSandbox {
         run(seks.args(["run", "--agent", "agent", "--"]).args(command), b"")
     }
 
-    /// The client got what it asked for, the upstream heard the key alone, and the client nothing of it.
+    /// The client got what it asked for, the upstream heard the key alone, and the client nothing
+    /// of it.
     pub(super) fn check(&self, finished: &Finished, says: &str, path: &str) {
         let said = format!("{}{}", finished.stdout, finished.stderr);
         let asked = self.upstream.requests();

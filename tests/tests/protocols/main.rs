@@ -1,4 +1,5 @@
-//! What goes beyond a request and its answer, with the clients that people use, against whole processes.
+//! What goes beyond a request and its answer, with the clients that people use, against whole
+//! processes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod bodies;
@@ -16,7 +17,8 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// What is run through `HTTPS_PROXY`: each client by its name in the README, and the test that runs it.
+/// What is run through `HTTPS_PROXY`: each client by its name in the README, and the test that runs
+/// it.
 macro_rules! through_https_proxy {
     ($($(#[$attribute:meta])* $client:literal => $module:ident::$test:ident,)*) => {
         $(#[test]

@@ -1,5 +1,5 @@
-//! Package managers and their private indexes, as who types `seks run -- pip install …` has them: what their own settings say
-//! about roots and proxies gives way.
+//! Package managers and their private indexes, as who types `seks run -- pip install …` has them:
+//! what their own settings say about roots and proxies gives way.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,5 +1,5 @@
-//! Coding agents and frameworks as people start them: `seks run -- PROGRAM`, and nothing else is configured. They find the node,
-//! the vendor gets the real key, and their answer is printed.
+//! Coding agents and frameworks as people start them: `seks run -- PROGRAM`, and nothing else is
+//! configured. They find the node, the vendor gets the real key, and their answer is printed.
 
 use std::process::Command;
 
@@ -13,7 +13,8 @@ use crate::{only_the_key_arrived, root};
 
 const KEY: &str = "sk-real-coding-agent-key-00000000000001";
 
-/// Runs `seks run -- COMMAND` for the service, in a home directory with nothing in it, and checks what came of it.
+/// Runs `seks run -- COMMAND` for the service, in a home directory with nothing in it, and checks
+/// what came of it.
 fn answers(service: &str, command: &[&str]) {
     let (sandbox, upstream) = (Sandbox::start(), Vendor::of(service).unwrap().start(KEY));
     sandbox.service(service, &upstream, KEY);

@@ -1,5 +1,6 @@
-//! Clients that follow the upstream's own URLs, unchanged, in path mode: pages, uploads in parts, operations that are polled, MCP
-//! over both of its transports. The stand-ins accept the real key only, so that a client that left the node would fail.
+//! Clients that follow the upstream's own URLs, unchanged, in path mode: pages, uploads in parts,
+//! operations that are polled, MCP over both of its transports. The stand-ins accept the real key
+//! only, so that a client that left the node would fail.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +14,8 @@ use crate::{client, root};
 
 const KEY: &str = "real-following-key-CANARY-00000001";
 
-/// A stand-in that answers as `answer` says, told its own origin, and refuses what holds a token or lacks `credential`.
+/// A stand-in that answers as `answer` says, told its own origin, and refuses what holds a token or
+/// lacks `credential`.
 fn stand_in(credential: &str, answer: impl Fn(&Request, &str) -> Answer + Send + Sync + 'static) -> Upstream {
     let (origin, credential): (Arc<OnceLock<String>>, _) = (Arc::default(), credential.to_owned());
     let own = origin.clone();
@@ -207,7 +209,8 @@ const TOOLS: &str = r#"
 @id("get") permit (principal, action, resource) when { context has mcp.name && context.mcp.name like "get_*" };
 "#;
 
-/// What a client prints that uses a stand-in MCP server over both transports, under policies on tools.
+/// What a client prints that uses a stand-in MCP server over both transports, under policies on
+/// tools.
 fn use_tools(script: &str) -> Finished {
     let directory = tempfile::tempdir().unwrap();
     let mut command = client(&installed("python/bin/python"));

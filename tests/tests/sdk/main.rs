@@ -1,5 +1,5 @@
-//! The vendors' own SDKs and `curl`, unchanged, through the broker to stand-ins that accept the real key only and refuse
-//! whoever brings them a byte of a token.
+//! The vendors' own SDKs and `curl`, unchanged, through the broker to stand-ins that accept the
+//! real key only and refuse whoever brings them a byte of a token.
 //!
 //! `tests/sdk/install` puts the SDKs into `.test-env`; without them these tests are ignored.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]

@@ -1,5 +1,6 @@
-//! The matrix: every official SDK makes a call, reads a stream, raises its own error for what the vendor and what the broker
-//! refuse, and retries as it would without a broker in between. What is expected of each stands in `tests/sdk/matrix.toml`.
+//! The matrix: every official SDK makes a call, reads a stream, raises its own error for what the
+//! vendor and what the broker refuse, and retries as it would without a broker in between. What is
+//! expected of each stands in `tests/sdk/matrix.toml`.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
@@ -99,7 +100,8 @@ fn cell(language: Language, name: &str) -> Cell {
     all.get_mut(language.name()).and_then(|cells| cells.remove(name)).unwrap()
 }
 
-/// One broker, one vendor, and three tokens: one that works, one that was revoked, one of an agent that a policy forbids.
+/// One broker, one vendor, and three tokens: one that works, one that was revoked, one of an agent
+/// that a policy forbids.
 struct VendorRig {
     sandbox: Sandbox,
     upstream: Upstream,

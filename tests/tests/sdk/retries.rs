@@ -17,7 +17,8 @@ const STS: &str = "import boto3, botocore\n\
                    try: boto3.client('sts').get_caller_identity()\n\
                    except botocore.exceptions.ClientError as error: print(error.response['Error']['Code'])\n";
 
-/// Calls that a vendor charges for, with the SDK's own number of retries: OpenAI's, Anthropic's and Stripe's.
+/// Calls that a vendor charges for, with the SDK's own number of retries: OpenAI's, Anthropic's and
+/// Stripe's.
 const PAID: [(&str, &str); 3] = [
     (
         "openai",

@@ -1,4 +1,5 @@
-//! Tokens that are bound to a client certificate (RFC 8705): of use on a connection with its key alone.
+//! Tokens that are bound to a client certificate (RFC 8705): of use on a connection with its key
+//! alone.
 
 use std::sync::Arc;
 
@@ -50,7 +51,8 @@ impl World {
         Self { sandbox, ca_pem: identity.ca_pem, directory }
     }
 
-    /// The status of a request with `token`, on a connection that shows `client`'s certificate or none, and its body.
+    /// The status of a request with `token`, on a connection that shows `client`'s certificate or
+    /// none, and its body.
     fn get(&self, token: &str, client: Option<&Client>) -> (u16, String) {
         let request = format!(
             "GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"

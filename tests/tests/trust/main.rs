@@ -1,4 +1,5 @@
-//! Identity exchange: an agent with a token of a trusted issuer needs no stored secret, and what ends the trust ends its tokens.
+//! Identity exchange: an agent with a token of a trusted issuer needs no stored secret, and what
+//! ends the trust ends its tokens.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod certificate;
@@ -238,7 +239,8 @@ fn keys_are_fetched_when_an_issuer_rotates_them_and_its_outage_is_not_ours() {
     assert_eq!(world.get(&old).0, 200);
     assert_eq!(world.get(&world.issuer.token(json!({}))).0, 200, "the last keys stay");
 
-    // A key that nobody has published is not believed; one that was is fetched when a node meets it.
+    // A key that nobody has published is not believed; one that was is fetched when a node meets
+    // it.
     world.issuer.rotate();
     let new = world.issuer.token(json!({}));
     assert_eq!(world.get(&new), refused(401, "token_unknown"));

@@ -1,4 +1,5 @@
-//! Answers as real servers send them: every byte that came reaches the agent, and what can be read in two ways does not.
+//! Answers as real servers send them: every byte that came reaches the agent, and what can be read
+//! in two ways does not.
 
 use std::io::Write as _;
 
@@ -127,7 +128,8 @@ fn equal_lengths_are_one_trailers_pass_and_bodiless_answers_need_no_decoder() {
     );
 }
 
-/// What real servers send beside the rules, and what becomes of it: the body that the agent gets, or a part of the refusal's text.
+/// What real servers send beside the rules, and what becomes of it: the body that the agent gets,
+/// or a part of the refusal's text.
 #[test]
 fn quirks_of_heads_are_tolerated_where_no_reader_can_take_one_answer_for_two() {
     let huge = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(70_000));

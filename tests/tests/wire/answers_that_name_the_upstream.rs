@@ -1,4 +1,5 @@
-//! An upstream's URLs of its own lead through the node: a client that follows one stays behind the broker.
+//! An upstream's URLs of its own lead through the node: a client that follows one stays behind the
+//! broker.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,8 +7,8 @@ use seks_tests::{Sandbox, Upstream, raw::Connection, upstream::Answer};
 
 const KEY: &str = "sk-real-wire-key-000000000000000001";
 
-/// The value of `name` that the agent gets when the upstream answers with `status` and `value`, in which `UP` is the upstream's
-/// origin. The node is addressed as `localhost`, without a port.
+/// The value of `name` that the agent gets when the upstream answers with `status` and `value`, in
+/// which `UP` is the upstream's origin. The node is addressed as `localhost`, without a port.
 fn seen(status: u16, name: &'static str, value: &str) -> String {
     seen_by("", status, name, value)
 }

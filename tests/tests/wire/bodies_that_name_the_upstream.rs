@@ -1,4 +1,5 @@
-//! URLs in JSON and event-stream bodies lead through the node, for services with `rewrite_urls`, however the body is split.
+//! URLs in JSON and event-stream bodies lead through the node, for services with `rewrite_urls`,
+//! however the body is split.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +11,8 @@ use seks_tests::{
 
 const KEY: &str = "sk-real-wire-key-000000000000000001";
 
-/// A service with these options, and an upstream that answers as `answer` says, told its own origin.
+/// A service with these options, and an upstream that answers as `answer` says, told its own
+/// origin.
 struct Rig {
     sandbox: Sandbox,
     _upstream: Upstream,

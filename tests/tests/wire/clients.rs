@@ -1,5 +1,5 @@
-//! Clients that people have, in path mode: those that wait for a challenge before they show a token, and those whose names and
-//! methods are unusual.
+//! Clients that people have, in path mode: those that wait for a challenge before they show a
+//! token, and those whose names and methods are unusual.
 
 use std::{path::Path, process::Command};
 

@@ -1,7 +1,8 @@
-//! The same request straight to an upstream and through SEKS: what arrives, and what comes back, is equal in everything but a list.
+//! The same request straight to an upstream and through SEKS: what arrives, and what comes back, is
+//! equal in everything but a list.
 //!
-//! The list is in data-plane/README.md, too ("What the node changes"). Requests and answers are generated from a seed
-//! (`SEKS_FUZZ_SEED`), so a failure names the round that repeats it.
+//! The list is in data-plane/README.md, too ("What the node changes"). Requests and answers are
+//! generated from a seed (`SEKS_FUZZ_SEED`), so a failure names the round that repeats it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,10 +20,12 @@ const ROUNDS: usize = 2_000;
 
 /// Headers of a request that the node sets or drops, whatever the agent says.
 const REQUEST_DIFFERS: &[&str] = &["host", "authorization", "accept-encoding", "te", "connection"];
-/// Headers of an answer that are the node's: framing, which is the connection's own, the date of an answer that has none, and the id.
+/// Headers of an answer that are the node's: framing, which is the connection's own, the date of an
+/// answer that has none, and the id.
 const ANSWER_DIFFERS: &[&str] =
     &["x-seks-request-id", "date", "connection", "keep-alive", "transfer-encoding", "content-length"];
-/// Headers of an answer that go with a content coding or a digest, because the body is decoded or may be masked.
+/// Headers of an answer that go with a content coding or a digest, because the body is decoded or
+/// may be masked.
 const CODING_DIFFERS: &[&str] = &["content-md5", "accept-ranges"];
 
 /// A request and its answer.
@@ -109,7 +112,8 @@ impl Pair {
 }
 
 impl Generated {
-    /// `head_only`: without a body. A body behind the head of an answer to HEAD would be read as the next answer, if it came late.
+    /// `head_only`: without a body. A body behind the head of an answer to HEAD would be read as
+    /// the next answer, if it came late.
     fn new(random: &mut Mutator, head_only: bool) -> Self {
         let status = *random.pick(&[
             200, 200, 200, 201, 202, 204, 206, 301, 304, 400, 401, 403, 404, 409, 418, 422, 429, 500, 503, 599,

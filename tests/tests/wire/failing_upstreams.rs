@@ -1,4 +1,5 @@
-//! Upstreams that fail: the agent, the span, the log and `seks service test` say why, and SDKs are told whether a second try costs twice.
+//! Upstreams that fail: the agent, the span, the log and `seks service test` say why, and SDKs are
+//! told whether a second try costs twice.
 
 use std::net::TcpListener;
 

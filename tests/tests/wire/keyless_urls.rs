@@ -1,4 +1,5 @@
-//! A URL that a client uses without a key stands for the token, for exactly what the upstream gave it out for.
+//! A URL that a client uses without a key stands for the token, for exactly what the upstream gave
+//! it out for.
 
 use std::sync::{Arc, OnceLock};
 

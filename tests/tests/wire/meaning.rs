@@ -1,4 +1,5 @@
-//! What changes the meaning of a request is refused by name or passed on, never dropped. What is dropped is counted.
+//! What changes the meaning of a request is refused by name or passed on, never dropped. What is
+//! dropped is counted.
 
 use seks_tests::{Upstream, raw::exchange};
 
@@ -79,7 +80,8 @@ fn a_header_that_names_another_path_is_refused_by_name() {
         rig.assert_refused(&reply, 400, "request_invalid");
         assert!(reply.text().to_lowercase().contains("x-"), "{}", reply.text());
     }
-    // What proxies in front of a node add to each request is not the agent's, and no upstream sees it.
+    // What proxies in front of a node add to each request is not the agent's, and no upstream sees
+    // it.
     let reply = rig.ask("GET", "/v1/x", "X-Forwarded-Path: /admin\r\nProxy: http://admin\r\n", "");
     assert_eq!(reply.status, 200);
     assert!(!String::from_utf8_lossy(&rig.upstream.received()).contains("admin"));

@@ -1,4 +1,5 @@
-//! Paths and queries that real names make: sent as they were written, whatever the spelling, and covered by every policy.
+//! Paths and queries that real names make: sent as they were written, whatever the spelling, and
+//! covered by every policy.
 
 use crate::rig::Rig;
 

@@ -1,4 +1,5 @@
-//! A field that is no secret is injected and stays readable in answers; the pair that Basic makes of it does not.
+//! A field that is no secret is injected and stays readable in answers; the pair that Basic makes
+//! of it does not.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use seks_tests::{Sandbox, Upstream, upstream::Answer};

@@ -1,4 +1,5 @@
-//! An agent that chooses where a part of an answer begins and ends does not read the credential in pieces.
+//! An agent that chooses where a part of an answer begins and ends does not read the credential in
+//! pieces.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use seks_tests::{Upstream, raw::Reply, upstream::Answer};

@@ -31,7 +31,8 @@ impl Rig {
         Self { sandbox, upstream, token }
     }
 
-    /// What the agent gets for a request with the token as a bearer. `{T}` in header lines and body is the token.
+    /// What the agent gets for a request with the token as a bearer. `{T}` in header lines and body
+    /// is the token.
     pub(crate) fn ask(&self, method: &str, rest: &str, lines: &str, body: &str) -> Reply {
         let lines = format!("Authorization: Bearer {{T}}\r\n{lines}");
         self.ask_without_token(method, rest, &lines, body)

@@ -1,5 +1,5 @@
-//! As much of HTTP/2 as one gRPC stream on a connection of its own takes. A thousand clients on the replica's two cores should cost as little as they
-//! can: what is measured is the replica.
+//! As much of HTTP/2 as one gRPC stream on a connection of its own takes. A thousand clients on the
+//! replica's two cores should cost as little as they can: what is measured is the replica.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
@@ -45,7 +45,8 @@ pub(super) enum Said {
 }
 
 impl Http2 {
-    /// Begins a connection and a gRPC call of `path` on it. `window`: what the replica may send before it hears more.
+    /// Begins a connection and a gRPC call of `path` on it. `window`: what the replica may send
+    /// before it hears more.
     pub(super) fn call(authority: &str, path: &str, window: u32) -> Self {
         let mut outgoing = BytesMut::from(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..]);
         let mut settings = BytesMut::new();
@@ -53,7 +54,8 @@ impl Http2 {
         settings.put_u32(window);
         frame(&mut outgoing, SETTINGS, 0, CONNECTION, &settings);
         frame(&mut outgoing, WINDOW_UPDATE, 0, CONNECTION, &window.to_be_bytes());
-        // HPACK, RFC 7541: fields of the static table by their index, others as literals that enter no table.
+        // HPACK, RFC 7541: fields of the static table by their index, others as literals that enter
+        // no table.
         let mut head = BytesMut::from(&[0x83, 0x87][..]); // :method POST, :scheme https
         literal(&mut head, &[0x04], path); // :path
         literal(&mut head, &[0x01], authority); // :authority

@@ -60,12 +60,14 @@ impl Link {
         link
     }
 
-    /// Never waits: what nodes say is far below any window. It is written with the next [`receive`](Self::receive).
+    /// Never waits: what nodes say is far below any window. It is written with the next
+    /// [`receive`](Self::receive).
     pub(super) fn send(&mut self, message: node_message::Message) {
         self.http2.send(&framed(message));
     }
 
-    /// The next message; `None` when the replica has ended the stream. A future that is dropped loses nothing.
+    /// The next message; `None` when the replica has ended the stream. A future that is dropped
+    /// loses nothing.
     pub(super) async fn receive(&mut self) -> Option<replica_message::Message> {
         loop {
             if let Some(message) = self.whole() {

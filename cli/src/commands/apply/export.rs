@@ -10,7 +10,8 @@ use crate::{
     output::{Format, Output},
 };
 
-/// Prints the tenant's services, agents, policies and references to credentials; YAML unless another format is asked for.
+/// Prints the tenant's services, agents, policies and references to credentials; YAML unless
+/// another format is asked for.
 ///
 /// # Errors
 /// See [`crate::error`].

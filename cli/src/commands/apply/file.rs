@@ -24,7 +24,8 @@ const ANY_TENANT: &str = "default";
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TenantFile {
-    /// The store's revision that the file was exported at. Objects that were changed after it are conflicts.
+    /// The store's revision that the file was exported at. Objects that were changed after it are
+    /// conflicts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) revision: Option<u64>,
     /// As for `seks service apply`.

@@ -1,4 +1,5 @@
-//! `seks audit tail --follow`: of each replica one stream after the other, each from where the one before it ended.
+//! `seks audit tail --follow`: of each replica one stream after the other, each from where the one
+//! before it ended.
 
 use std::time::Duration;
 

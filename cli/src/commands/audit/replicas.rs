@@ -1,4 +1,5 @@
-//! Searches over all replicas that the context's endpoints lead to. Each replica holds the records of its own nodes.
+//! Searches over all replicas that the context's endpoints lead to. Each replica holds the records
+//! of its own nodes.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -74,7 +75,8 @@ impl Replicas {
         Ok(found)
     }
 
-    /// The first page of one replica, unless another endpoint has led to it. Returns the other replicas that it knows.
+    /// The first page of one replica, unless another endpoint has led to it. Returns the other
+    /// replicas that it knows.
     async fn begin(&mut self, global: &Global, context: &Context, endpoint: String) -> Result<Vec<String>> {
         let one = Context { endpoint: endpoint.clone(), endpoints: Vec::new(), ..context.clone() };
         let client = Client::connect(&one, global.tenant.as_deref(), global.timeout).await?;

@@ -20,8 +20,8 @@ pub struct DevArgs {
     /// Print no line for each request
     #[arg(long, short)]
     pub quiet: bool,
-    /// Data directory, mode 0700; keep it outside of agents' working folders [default: $XDG_STATE_HOME/seks/dev,
-    /// which is ~/.local/state/seks/dev]
+    /// Data directory, mode 0700; keep it outside of agents' working folders [default:
+    /// $XDG_STATE_HOME/seks/dev, which is ~/.local/state/seks/dev]
     #[arg(long, value_name = "DIR", env = "SEKS_DEV_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address of the proxy for agents; port 0 selects a free port [default: 127.0.0.1:8300]

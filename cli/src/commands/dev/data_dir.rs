@@ -23,10 +23,12 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes it with mode 0700 where it isn't there, takes its lock, and makes the key-encryption key at the first start.
+    /// Makes it with mode 0700 where it isn't there, takes its lock, and makes the key-encryption
+    /// key at the first start.
     ///
     /// # Errors
-    /// Exit code 2 in one line: read-only, full, in use, of another user, open to other users, or a store without its key.
+    /// Exit code 2 in one line: read-only, full, in use, of another user, open to other users, or a
+    /// store without its key.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         user::create_private_dir(path)?;
         let path = fs::canonicalize(path).map_err(|e| CliError::file(path, &e))?;
@@ -86,7 +88,8 @@ impl DataDir {
     }
 }
 
-/// An empty directory that others can enter is given mode 0700. In any other they may have left or changed files.
+/// An empty directory that others can enter is given mode 0700. In any other they may have left or
+/// changed files.
 fn ensure_private(path: &Path) -> Result<()> {
     let metadata = fs::metadata(path).map_err(|e| CliError::file(path, &e))?;
     if !metadata.is_dir() {

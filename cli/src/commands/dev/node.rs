@@ -42,7 +42,8 @@ async fn enrol(control: &ControlPlane, dir: &DataDir) -> Result<String> {
     let known = Identity::load(&dir.node()).map_err(|e| CliError::usage("node", e))?;
     let name = match &known {
         Some(identity) if is_valid(identity) => return Ok(identity.node().into()),
-        // A node renews its certificate while it runs; after a rest of more than a day it is enrolled again, as the same node.
+        // A node renews its certificate while it runs; after a rest of more than a day it is
+        // enrolled again, as the same node.
         Some(identity) => identity.node().to_owned(),
         None => NAME.into(),
     };
@@ -55,7 +56,8 @@ async fn enrol(control: &ControlPlane, dir: &DataDir) -> Result<String> {
     Ok(name)
 }
 
-/// Removes the files of an identity. Directories stay: the spool has records that no control plane has taken yet.
+/// Removes the files of an identity. Directories stay: the spool has records that no control plane
+/// has taken yet.
 fn forget_identity(directory: &std::path::Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;

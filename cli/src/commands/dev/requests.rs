@@ -1,5 +1,5 @@
-//! A line for each request, on stderr: what happened to it, why, and how long it took. The lines come from the audit trail, so
-//! they cost no request anything, and hold no secret.
+//! A line for each request, on stderr: what happened to it, why, and how long it took. The lines
+//! come from the audit trail, so they cost no request anything, and hold no secret.
 
 use std::{
     io::IsTerminal as _,

@@ -18,7 +18,8 @@ const CLOCK_FAILURE_MS: i64 = 30_000;
 const LAG_WARNING: u64 = 100;
 /// Records that wait for longer than a node needs to hand them in.
 const BACKLOG_WARNING: u64 = 10_000;
-/// Shares of a disk that are free, and bytes: a large disk may be nearly full and still have room for long.
+/// Shares of a disk that are free, and bytes: a large disk may be nearly full and still have room
+/// for long.
 const DISK_WARNING: (f64, u64) = (0.15, 10 << 30);
 const DISK_FAILURE: (f64, u64) = (0.05, 1 << 30);
 /// Shares of a limit that are used.

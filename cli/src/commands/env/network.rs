@@ -1,4 +1,5 @@
-//! Variables for the connection to the node: proxies that must not be used, and roots that must be trusted.
+//! Variables for the connection to the node: proxies that must not be used, and roots that must be
+//! trusted.
 
 use std::{
     fs,
@@ -20,8 +21,8 @@ const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "h
 /// Variables with the hosts that need no proxy. Clients differ in the case that they read.
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// Variables with the roots of clients: OpenSSL, Go and httpx, Python's requests, curl, Node (in addition to its own), AWS, git, pip
-/// (before its own configuration).
+/// Variables with the roots of clients: OpenSSL, Go and httpx, Python's requests, curl, Node (in
+/// addition to its own), AWS, git, pip (before its own configuration).
 const ROOT_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -31,8 +32,8 @@ const ROOT_VARIABLES: [&str; 7] = [
     "GIT_SSL_CAINFO",
     "PIP_CERT",
 ];
-/// Where npm reads its roots before its own configuration, which may name a company's: in place of all others. Like its proxy
-/// for HTTPS_PROXY mode, where everything is reached through the node.
+/// Where npm reads its roots before its own configuration, which may name a company's: in place of
+/// all others. Like its proxy for HTTPS_PROXY mode, where everything is reached through the node.
 const NPM_ROOT_VARIABLE: &str = "npm_config_cafile";
 const NPM_PROXY_VARIABLE: &str = "npm_config_https_proxy";
 /// Root files of systems: Debian and Alpine, Fedora, macOS and BSD, SUSE.
@@ -49,7 +50,8 @@ pub(super) fn https_proxy_variables(proxy: &str, token: &str) -> Variables {
     ["HTTPS_PROXY", "https_proxy", NPM_PROXY_VARIABLE].iter().map(|name| ((*name).to_owned(), url.clone())).collect()
 }
 
-/// Excludes the node at `authority` (`HOST[:PORT]`) from the environment's proxy, which would otherwise receive the token.
+/// Excludes the node at `authority` (`HOST[:PORT]`) from the environment's proxy, which would
+/// otherwise receive the token.
 pub(super) fn no_proxy_variables(authority: &str, environment: impl Fn(&str) -> Option<String>) -> Variables {
     let set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
     if !PROXY_VARIABLES.iter().any(&set) {
@@ -70,8 +72,8 @@ pub(super) fn no_proxy_variables(authority: &str, environment: impl Fn(&str) -> 
     NO_PROXY_VARIABLES.iter().map(|name| ((*name).to_owned(), hosts.clone())).collect()
 }
 
-/// Variables that name one file with the system's roots and these, because most clients replace their roots by that file.
-/// `npm` includes npm's variables.
+/// Variables that name one file with the system's roots and these, because most clients replace
+/// their roots by that file. `npm` includes npm's variables.
 ///
 /// # Errors
 /// When these are no certificates, or the file can't be written.

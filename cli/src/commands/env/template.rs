@@ -9,8 +9,8 @@ pub(super) fn signed(service: &wire::Service) -> Option<&wire::AwsSigV4> {
     service.injection.as_ref()?.aws_sigv4.as_ref()
 }
 
-/// Every service's variables, and the names of those that two services set differently. `SEKS_TOKEN` and
-/// `SEKS_BASE_URL` are always included.
+/// Every service's variables, and the names of those that two services set differently.
+/// `SEKS_TOKEN` and `SEKS_BASE_URL` are always included.
 pub(super) fn variables(
     services: &[(wire::Service, wire::Grant)],
     proxy: &str,

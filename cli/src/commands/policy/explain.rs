@@ -237,7 +237,8 @@ impl ExplainView {
         text
     }
 
-    /// What determined the decision. A permit that does not apply has denied nothing: it is only what came closest.
+    /// What determined the decision. A permit that does not apply has denied nothing: it is only
+    /// what came closest.
     fn determined(&self, agent: &str) -> String {
         let mut text = String::new();
         let in_force = || self.explanation.iter().filter(|trace| !trace.audit);

@@ -1,7 +1,8 @@
-//! Coding agents that do not reach the node with the services' variables alone: what each needs in addition.
+//! Coding agents that do not reach the node with the services' variables alone: what each needs in
+//! addition.
 //!
-//! A client that this module does not know is started as it is. The facts below were seen with the versions in
-//! `tests/sdk/agents/package.json`.
+//! A client that this module does not know is started as it is. The facts below were seen with the
+//! versions in `tests/sdk/agents/package.json`.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -80,7 +81,8 @@ fn client_name(command: &[OsString]) -> Option<(usize, String)> {
     .map(|(position, word)| (position, program(word)))
 }
 
-/// The name of a program or of a package's program: `codex` for `/usr/bin/codex` and `@openai/codex@latest`.
+/// The name of a program or of a package's program: `codex` for `/usr/bin/codex` and
+/// `@openai/codex@latest`.
 fn program(word: &OsStr) -> String {
     let name = Path::new(word).file_name().unwrap_or(word).to_string_lossy();
     let name = name.split('@').next().unwrap_or_default();
@@ -94,7 +96,8 @@ fn program(word: &OsStr) -> String {
     .to_owned()
 }
 
-/// Codex has no variable for its server. A provider of its own also takes precedence over a ChatGPT login.
+/// Codex has no variable for its server. A provider of its own also takes precedence over a ChatGPT
+/// login.
 fn codex(adaptation: &mut Adaptation, position: usize, arguments: &[OsString], variables: &Variables) {
     let Some(base) = variables.get("OPENAI_BASE_URL") else {
         return adaptation.warnings.push(without_service("codex", "openai"));
@@ -114,8 +117,8 @@ fn codex(adaptation: &mut Adaptation, position: usize, arguments: &[OsString], v
     adaptation.arguments = Some((position + 1, options));
 }
 
-/// Claude Code asks before it uses a key of `ANTHROPIC_API_KEY`, and prefers its own login when the answer was no. It uses
-/// `ANTHROPIC_AUTH_TOKEN` unasked, before any login.
+/// Claude Code asks before it uses a key of `ANTHROPIC_API_KEY`, and prefers its own login when the
+/// answer was no. It uses `ANTHROPIC_AUTH_TOKEN` unasked, before any login.
 fn claude(adaptation: &mut Adaptation, variables: &Variables, user: &UserSettings<'_>) {
     match variables.get("ANTHROPIC_API_KEY") {
         Some(token) if variables.contains_key("ANTHROPIC_BASE_URL") => {
@@ -137,7 +140,8 @@ fn claude(adaptation: &mut Adaptation, variables: &Variables, user: &UserSetting
     }
 }
 
-/// Gemini CLI needs a chosen kind of login in its settings. Without settings it gets a home directory with that choice.
+/// Gemini CLI needs a chosen kind of login in its settings. Without settings it gets a home
+/// directory with that choice.
 fn gemini(adaptation: &mut Adaptation, variables: &Variables, user: &UserSettings<'_>) -> Result<()> {
     const API_KEY: &str = "gemini-api-key";
     if !variables.contains_key("GOOGLE_GEMINI_BASE_URL") {

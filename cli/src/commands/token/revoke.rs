@@ -53,7 +53,8 @@ pub struct RevokeArgs {
     wait_args: WaitArgs,
 }
 
-/// Several revoked tokens. The state is that of the last revocation, which includes all earlier ones.
+/// Several revoked tokens. The state is that of the last revocation, which includes all earlier
+/// ones.
 #[derive(Serialize)]
 struct RevokedView<'a> {
     ids: &'a [String],

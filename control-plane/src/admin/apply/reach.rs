@@ -23,7 +23,8 @@ pub(super) struct Added {
     pub(super) is_cut: bool,
 }
 
-/// Compares what policies permit before and after, for every agent and every service, to a token that grants the service.
+/// Compares what policies permit before and after, for every agent and every service, to a token
+/// that grants the service.
 pub(super) fn added(before: &TenantState, after: &TenantState) -> Added {
     let (Some(old), Some(new)) = (compile(before), compile(after)) else {
         return Added { is_cut: true, ..Added::default() };
@@ -105,7 +106,8 @@ fn named_agents(states: [&TenantState; 2]) -> BTreeSet<String> {
     entities.map(|entity| entity.name).collect()
 }
 
-/// Agents that no policy can tell apart, before or after, in groups. Agents that are disabled reach nothing.
+/// Agents that no policy can tell apart, before or after, in groups. Agents that are disabled reach
+/// nothing.
 fn groups<'a>(before: &TenantState, after: &'a TenantState, named: &BTreeSet<String>) -> Vec<Vec<&'a String>> {
     let mut groups: BTreeMap<_, Vec<&String>> = BTreeMap::new();
     for (name, agent) in after.agents.iter().filter(|(_, agent)| !agent.disabled && !agent.deleting) {

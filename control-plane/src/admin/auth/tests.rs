@@ -6,8 +6,8 @@ use seks_proto::wire::{DESCRIPTORS, Role, RoleBinding};
 
 use super::*;
 
-/// Who may call what, written down by hand: a new method or a changed rule must be changed here as well.
-/// Columns: anyone, viewer, editor, owner of the tenant; viewer, editor, owner of everything.
+/// Who may call what, written down by hand: a new method or a changed rule must be changed here as
+/// well. Columns: anyone, viewer, editor, owner of the tenant; viewer, editor, owner of everything.
 const MATRIX: &str = "
     Status              y y y y  y y y
     WhoAmI              y y y y  y y y

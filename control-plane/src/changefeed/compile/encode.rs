@@ -23,8 +23,9 @@ pub(super) fn agent(record: wire::Agent) -> Bytes {
     encode(Change::Agent(wire::TableAgent { tenant, name, attributes, disabled }))
 }
 
-/// A service as nodes are sent it. One that asks for private upstreams gets `networks` in place of the flag: a node of a version
-/// before, which knows the flag alone, then reaches no private address. Without networks no node may reach one either.
+/// A service as nodes are sent it. One that asks for private upstreams gets `networks` in place of
+/// the flag: a node of a version before, which knows the flag alone, then reaches no private
+/// address. Without networks no node may reach one either.
 pub(super) fn service(mut record: wire::Service, networks: &[String]) -> Bytes {
     record.private_networks = if record.allow_private { networks.to_vec() } else { Vec::new() };
     record.allow_private &= networks.is_empty();
@@ -83,8 +84,8 @@ fn for_nodes(trust: wire::Trust) -> wire::Trust {
     }
 }
 
-/// What is left of a token: nodes say "revoked" until it would have expired. One that never would have is remembered as long as
-/// the store does.
+/// What is left of a token: nodes say "revoked" until it would have expired. One that never would
+/// have is remembered as long as the store does.
 pub(super) fn revoked(token: &wire::Token) -> wire::RevokedToken {
     let wire::Token { digest, id, tenant, agent, expires_at, .. } = token.clone();
     let until = if expires_at == 0 { i64::MAX } else { expires_at };

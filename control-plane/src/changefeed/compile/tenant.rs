@@ -62,7 +62,8 @@ pub(super) struct Tenant {
 #[derive(Default)]
 struct CredentialRow {
     record: Option<wire::Credential>,
-    /// The envelopes of the current version and later ones: within an event, the record may come before or after them.
+    /// The envelopes of the current version and later ones: within an event, the record may come
+    /// before or after them.
     envelopes: BTreeMap<u32, Bytes>,
     /// Tokens that are granted the credential. A credential without tokens is sent to no node.
     reach: usize,
@@ -95,7 +96,8 @@ impl Tenant {
         self.credentials.keys().filter_map(|id| self.credential(name, id)).for_each(credential);
     }
 
-    /// What all of it adds up to at a node. Revoked tokens don't count: each side forgets them in its own time.
+    /// What all of it adds up to at a node. Revoked tokens don't count: each side forgets them in
+    /// its own time.
     pub(super) fn checksum(&mut self, name: &TenantName) -> Checksum {
         if !self.active {
             return Checksum::default();
@@ -191,7 +193,8 @@ impl Tenant {
         set(&mut self.agents, name, encoded, &mut self.checksum.plain);
     }
 
-    /// Puts or removes a service. Returns the credentials of which nodes must be told, because it sends them to another destination.
+    /// Puts or removes a service. Returns the credentials of which nodes must be told, because it
+    /// sends them to another destination.
     pub(super) fn set_service(&mut self, name: ServiceName, record: Option<wire::Service>) -> Vec<CredentialName> {
         let destination = record.as_ref().and_then(|record| record_destination(record).ok());
         let before = match destination {
@@ -272,7 +275,8 @@ impl Tenant {
         set(&mut self.tombstones, id, encoded, &mut TableChecksum::default());
     }
 
-    /// Puts or removes a token. Returns what it was, and the credentials that became, or ceased to be, reached.
+    /// Puts or removes a token. Returns what it was, and the credentials that became, or ceased to
+    /// be, reached.
     pub(super) fn set_token(
         &mut self,
         id: TokenId,
@@ -313,7 +317,8 @@ impl Tenant {
         (old, changed)
     }
 
-    /// Counts a grant; says whether nodes must be told: it was the first, or the last that went, of a credential that exists.
+    /// Counts a grant; says whether nodes must be told: it was the first, or the last that went, of
+    /// a credential that exists.
     fn reach(&mut self, name: &CredentialName, more: bool) -> bool {
         let row = self.credentials.entry(name.clone()).or_default();
         let before = row.reach;

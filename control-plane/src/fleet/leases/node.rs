@@ -24,13 +24,14 @@ pub(super) struct NodeState {
     pub(super) record: wire::Node,
     /// The revision of the record that is known; 0: the store has none.
     pub(super) stored: Revision,
-    /// The revision that took the record before away: an answer about an older one, come late, brings nothing back.
+    /// The revision that took the record before away: an answer about an older one, come late,
+    /// brings nothing back.
     pub(super) removed: Revision,
     /// The revision at which the store named this replica as the node's owner. Every lease is based
     /// on a later barrier. So a reader of a later revision knows the owner.
     pub(super) recorded: Option<Revision>,
-    /// The stream on which it was granted a lease last, or is about to be: one that began later has nothing to do with what the
-    /// store says of it from before.
+    /// The stream on which it was granted a lease last, or is about to be: one that began later has
+    /// nothing to do with what the store says of it from before.
     pub(super) granted_on: Option<u64>,
     /// The stream that speaks for it, by number; older ones are fenced.
     pub(super) stream: Option<(u64, CancellationToken)>,
@@ -43,16 +44,17 @@ pub(super) struct NodeState {
     pub(super) lease_ends: BootInstant,
     /// Audit spans that its collector has not confirmed, as of its last renewal.
     pub(super) audit_queue: u64,
-    /// The leases of other processes that showed the same certificate: a machine that was cloned, or started elsewhere while the first is
-    /// only cut off. What this process acknowledges says nothing of them.
+    /// The leases of other processes that showed the same certificate: a machine that was cloned,
+    /// or started elsewhere while the first is only cut off. What this process acknowledges says
+    /// nothing of them.
     previous: PreviousInstances,
     /// The instances for which this replica is writing owner records. Until the outcome of a write
     /// is known, the record may appear at any time (a slow store, a process that was stopped in
     /// between). With it, this replica becomes the owner of a lease that another one granted.
     /// Meanwhile it promises no revision that the node has not applied.
     writing: Vec<Vec<u8>>,
-    /// Replicas that the store doesn't name any more, each with until when they may answer for a lease: its record is gone, or speaks of
-    /// another process.
+    /// Replicas that the store doesn't name any more, each with until when they may answer for a
+    /// lease: its record is gone, or speaks of another process.
     previous_owners: Vec<(String, BootInstant)>,
 }
 
@@ -100,7 +102,8 @@ impl NodeState {
         self.stream.as_ref().is_some_and(|(current, _)| *current == stream)
     }
 
-    /// `instance` speaks for it from now on. What another was granted is another's: says whether we know of such a lease.
+    /// `instance` speaks for it from now on. What another was granted is another's: says whether we
+    /// know of such a lease.
     pub(super) fn set_instance(&mut self, instance: &[u8]) -> bool {
         if self.instance == instance {
             return false;
@@ -149,8 +152,9 @@ impl NodeState {
             self.recorded = same.then_some(revision);
             self.extend_instance_lease(&record.instance, lease);
         } else if !record.replica.is_empty() {
-            // Another answers for it now, whatever lease it has. If we did on the stream that is here, that isn't the node's any more;
-            // a stream that has come since, or for which we are about to write the next record, is.
+            // Another answers for it now, whatever lease it has. If we did on the stream that is
+            // here, that isn't the node's any more; a stream that has come since, or for which we
+            // are about to write the next record, is.
             let displaced =
                 |(stream, _): &mut (u64, CancellationToken)| had.is_some() && self.granted_on == Some(*stream);
             if let Some((_, stream)) = self.stream.take_if(displaced) {
@@ -225,7 +229,8 @@ impl NodeState {
         self.holders().iter().any(|(_, ends)| *ends > now) || self.previous_owners_at(now).next().is_some()
     }
 
-    /// Those whose leases we may answer for, as (what they have acknowledged, until when): the process that speaks for the node, and those before.
+    /// Those whose leases we may answer for, as (what they have acknowledged, until when): the
+    /// process that speaks for the node, and those before.
     pub(super) fn holders(&self) -> [(Revision, BootInstant); 2] {
         let is_written = |own: bool| self.writing.iter().any(|of| (*of == self.instance) == own);
         let current = if is_written(true) { FOREVER } else { self.lease_ends };

@@ -12,14 +12,16 @@ use crate::{
 
 /// Checksums that are remembered until the node has acknowledged their revision.
 const MAX_SUMS: usize = 1024;
-/// A table that differs again isn't helped by another snapshot at once: a person has to look. Doubled each time.
+/// A table that differs again isn't helped by another snapshot at once: a person has to look.
+/// Doubled each time.
 const REPAIR_EVERY: Duration = Duration::from_secs(60);
 /// How often it is doubled at most: to 17 hours.
 const MAX_DOUBLINGS: u32 = 10;
 
 pub(super) struct ChecksumTracker {
     node: Recipient,
-    /// At each revision that was sent and may not be applied yet, the oldest first. Empty: not known.
+    /// At each revision that was sent and may not be applied yet, the oldest first. Empty: not
+    /// known.
     sums: VecDeque<(Revision, TableChecksum)>,
     /// When it was repaired last, and how often.
     repaired: Option<(Instant, u32)>,
@@ -62,7 +64,8 @@ impl ChecksumTracker {
         }
     }
 
-    /// Whether a node that is at `revision` says what it should. What isn't known on either side agrees.
+    /// Whether a node that is at `revision` says what it should. What isn't known on either side
+    /// agrees.
     pub(super) fn matches(&mut self, revision: Revision, hash: &[u8]) -> bool {
         while self.sums.get(1).is_some_and(|(next, _)| *next <= revision) {
             self.sums.pop_front();

@@ -33,7 +33,8 @@ impl Session {
         self.shared.sealer.is_local() || self.missing_in_entry(entry).is_empty()
     }
 
-    /// Has the key service asked for the data keys of `envelopes`. Ready when it has answered, or was silent for too long.
+    /// Has the key service asked for the data keys of `envelopes`. Ready when it has answered, or
+    /// was silent for too long.
     pub(super) fn load_deks(&self, envelopes: Vec<Bytes>) -> BoxFuture<'static, ()> {
         let sealer = self.shared.sealer.clone();
         let loading = tokio::spawn(async move { sealer.load_deks(&envelopes).await });

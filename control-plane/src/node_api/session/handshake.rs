@@ -1,4 +1,5 @@
-//! The handshake of a stream: validates the Hello, and decides whether the node resumes with deltas or loads a snapshot.
+//! The handshake of a stream: validates the Hello, and decides whether the node resumes with deltas
+//! or loads a snapshot.
 
 use std::time::Duration;
 
@@ -89,7 +90,8 @@ pub(super) async fn wait_for_revision(shared: &Shared, revision: Revision) -> Re
     caught_up.map_err(|_| StreamEnd::Store)?.map_err(|_| StreamEnd::Store).map(drop)
 }
 
-/// Whether the node holds what it should at its revision, as far as that is known. If not, it starts again from a snapshot.
+/// Whether the node holds what it should at its revision, as far as that is known. If not, it
+/// starts again from a snapshot.
 fn holds_its_table(shared: &Shared, node: &NodeId, hello: &wire::Hello, tracker: &mut ChecksumTracker) -> bool {
     let revision = hello.applied_revision;
     if let Some(sums) = shared.changes.snapshots.checksum_at(revision, tracker.scope(), &shared.changes.log) {

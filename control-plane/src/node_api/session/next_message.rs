@@ -23,7 +23,8 @@ use crate::{
     store::Revision,
 };
 
-/// Most that one message of several deltas holds, in bytes: what comes next waits behind no more than that.
+/// Most that one message of several deltas holds, in bytes: what comes next waits behind no more
+/// than that.
 const MAX_DELTAS_BYTES: usize = seks_protocol::CHUNK_BYTES;
 
 /// A snapshot on its way.
@@ -122,7 +123,8 @@ impl Session {
             return Ok(NextMessage::Nothing);
         };
         let ttl = self.shared.lease;
-        // Below half of it another barrier is due any moment; unless the store is gone, and then a short lease is of little use.
+        // Below half of it another barrier is due any moment; unless the store is gone, and then a
+        // short lease is of little use.
         let fresh = ttl_left(barrier, ttl) >= ttl / 2;
         let known = self.shared.fleet.leases.may_grant(&self.node, ttl, barrier.revision);
         Ok(match () {

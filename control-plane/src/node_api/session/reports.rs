@@ -1,16 +1,19 @@
-//! What nodes report of their requests: credentials that upstreams refuse, and keys of issuers that trusts lack.
+//! What nodes report of their requests: credentials that upstreams refuse, and keys of issuers that
+//! trusts lack.
 
 use seks_proto::wire;
 
 use super::Session;
 use crate::rate::Rate;
 
-/// Refused credentials that one node may report. Each of a few hundred minted credentials may be refused at the same time.
+/// Refused credentials that one node may report. Each of a few hundred minted credentials may be
+/// refused at the same time.
 const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 
 impl Session {
-    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A node may only name a credential that it
-    /// was sent, and only so often: each costs reads of the store, and perhaps an exchange with an identity provider.
+    /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A
+    /// node may only name a credential that it was sent, and only so often: each costs reads of the
+    /// store, and perhaps an exchange with an identity provider.
     pub(super) fn credential_refused(&self, refused: wire::Refused) {
         let (shared, node) = (self.shared.clone(), self.node.clone());
         let (Ok(tenant), Ok(credential)) = (refused.tenant.parse(), refused.credential.parse()) else { return };
@@ -37,7 +40,8 @@ impl Session {
         });
     }
 
-    /// An issuer has signed with a key that its trust lacks. The refresher limits how often it asks the issuer.
+    /// An issuer has signed with a key that its trust lacks. The refresher limits how often it asks
+    /// the issuer.
     pub(super) fn key_unknown(&self, unknown: &wire::UnknownKey) {
         let (Ok(tenant), Ok(trust)) = (unknown.tenant.parse(), unknown.trust.parse()) else { return };
         if self.tracker.scope().includes_tenant(&tenant) {

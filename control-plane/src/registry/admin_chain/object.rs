@@ -1,4 +1,5 @@
-//! What the chain says of each kind of record: an allow-list of values, without secrets, digests and envelopes.
+//! What the chain says of each kind of record: an allow-list of values, without secrets, digests
+//! and envelopes.
 
 use bytes::Bytes;
 use prost::Message;

@@ -1,4 +1,5 @@
-//! A tenant that becomes what a file says: idempotent, in as few transactions as possible, and never over newer changes.
+//! A tenant that becomes what a file says: idempotent, in as few transactions as possible, and
+//! never over newer changes.
 
 use super::*;
 use crate::registry::{Action, Desired, ObjectKind, Outcome};

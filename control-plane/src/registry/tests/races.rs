@@ -61,7 +61,8 @@ async fn no_editor_sends_a_service_elsewhere_while_its_first_credential_is_store
         let redirect = tokio::spawn(async move { registry.apply_service(elsewhere, false).await });
         let put = f.put(&format!("key-{round}"), &api, "sk").await;
         let redirected = redirect.await.unwrap();
-        // One of them was first. The other knew it: who came second is refused, or bound to what was there already.
+        // One of them was first. The other knew it: who came second is refused, or bound to what
+        // was there already.
         match (put, redirected) {
             (Ok((credential, _)), Err(RegistryError::OwnerOnly(_))) => assert!(!credential.unbound),
             (Ok((credential, _)), Ok(_)) => {

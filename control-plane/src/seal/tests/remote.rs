@@ -6,7 +6,8 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 
-/// A key service: answers after a while, or not at all, and gives wrapped keys of a length of its own.
+/// A key service: answers after a while, or not at all, and gives wrapped keys of a length of its
+/// own.
 struct KeyService {
     key: LocalKek,
     is_silent: AtomicBool,

@@ -1,5 +1,5 @@
-//! Client certificates of two CAs, each good for the names of its own trust domain alone: a mesh can't name our operators, nor
-//! we its workloads.
+//! Client certificates of two CAs, each good for the names of its own trust domain alone: a mesh
+//! can't name our operators, nor we its workloads.
 
 use std::sync::Arc;
 

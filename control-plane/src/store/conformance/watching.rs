@@ -50,7 +50,8 @@ pub async fn a_watch_starts_in_the_past(subject: &dyn Subject) {
     assert!(before < last);
 }
 
-/// More than etcd hands out in one message: a watcher that trusts a message's header loses the rest.
+/// More than etcd hands out in one message: a watcher that trusts a message's header loses the
+/// rest.
 pub async fn a_long_past_comes_whole(subject: &dyn Subject) {
     const CHANGES: usize = 1_200;
     let store = subject.fresh().await;
@@ -97,7 +98,8 @@ pub async fn nothing_is_missed_or_repeated_whatever_happens(subject: &dyn Subjec
         if n % 15 == 7 {
             subject.disturb(&store).await;
         }
-        // Each carries the whole truth at its time: an old value that is repeated, or one left out, shows.
+        // Each carries the whole truth at its time: an old value that is repeated, or one left out,
+        // shows.
         let change = vec![put(agent(n % 7), n.to_string())];
         made.push((store.commit(writes(change.clone())).await.unwrap(), change));
     }

@@ -24,7 +24,8 @@ pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::ne
 
 /// Layout of the tables; a newer SEKS may raise it.
 const FORMAT: &str = "format";
-/// Since 2 the log may say what was there before a change. A store of 1 becomes one of 2 when it is opened.
+/// Since 2 the log may say what was there before a change. A store of 1 becomes one of 2 when it is
+/// opened.
 const FORMAT_VERSION: u64 = 2;
 /// The newest revision.
 pub(super) const REVISION: &str = "revision";
@@ -33,7 +34,8 @@ pub(super) const COMPACTED: &str = "compacted";
 /// Length of all values in the log.
 pub(super) const LOG_BYTES: &str = "log_bytes";
 
-/// redb's default is 1 GiB. The whole table of a large fleet fits in this, and the page cache has the rest.
+/// redb's default is 1 GiB. The whole table of a large fleet fits in this, and the page cache has
+/// the rest.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// How long a second process waits for the first one to close the file. A restart overlaps for
 /// moments.
@@ -76,7 +78,8 @@ pub(super) struct State {
     pub(super) revision: Revision,
 }
 
-/// The open file. redb refuses all work after one failed write; [`reopen`](Self::reopen) makes a new start.
+/// The open file. redb refuses all work after one failed write; [`reopen`](Self::reopen) makes a
+/// new start.
 pub(super) struct Database {
     path: PathBuf,
     open: RwLock<Option<redb::Database>>,
@@ -164,7 +167,8 @@ pub(super) fn make_directory(directory: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-/// Writes a store to `draft`, which is going to be at `path`: with these records, all of `revision`.
+/// Writes a store to `draft`, which is going to be at `path`: with these records, all of
+/// `revision`.
 pub(super) fn write_new(
     draft: &Path,
     path: &Path,

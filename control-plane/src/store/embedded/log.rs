@@ -1,6 +1,8 @@
-//! The change log: what each revision did, for watchers, and what was there before it, for [`undo`].
+//! The change log: what each revision did, for watchers, and what was there before it, for
+//! [`undo`].
 //!
-//! One entry is its changes one after the other: an operation, `key length u16, key`, and by the operation
+//! One entry is its changes one after the other: an operation, `key length u16, key`, and by the
+//! operation
 //!
 //! | operation | | then |
 //! |---|---|---|
@@ -10,8 +12,8 @@
 //! | 3 | put where nothing was | the value |
 //! | 4 | replaced | the value, what it was |
 //!
-//! A value is `length u32, bytes`, what a record was `revision u64, value`; all numbers little-endian. A log that is cut short is
-//! damage, not an end.
+//! A value is `length u32, bytes`, what a record was `revision u64, value`; all numbers
+//! little-endian. A log that is cut short is damage, not an end.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +31,8 @@ const DELETE_OLD: u8 = 2;
 const CREATE: u8 = 3;
 const REPLACE: u8 = 4;
 
-/// Most that one revision keeps of what was there before it, in bytes: replacing much large data ends what [`undo`] can do, and
-/// doesn't fill the log.
+/// Most that one revision keeps of what was there before it, in bytes: replacing much large data
+/// ends what [`undo`] can do, and doesn't fill the log.
 const MAX_OLD_BYTES: usize = 64 * 1024;
 
 /// What happened after a revision.
@@ -49,7 +51,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Appends one change; `old`: the record that was there, with its revision. Only `path`s that exist are deleted.
+    /// Appends one change; `old`: the record that was there, with its revision. Only `path`s that
+    /// exist are deleted.
     pub(super) fn add(&mut self, path: &str, value: Option<&[u8]>, old: Option<(Revision, &[u8])>) {
         self.old += old.map_or(0, |(_, old)| old.len());
         let kept = old.filter(|_| self.old <= MAX_OLD_BYTES);
@@ -93,10 +96,12 @@ pub(super) fn since(tx: &redb::ReadTransaction, after: Revision, page: usize) ->
     Ok(Since::Changes(changes))
 }
 
-/// What was at each path that has been written since `revision`, as it stood then: the record with its revision, or nothing.
+/// What was at each path that has been written since `revision`, as it stood then: the record with
+/// its revision, or nothing.
 pub(super) type Before = BTreeMap<String, Option<(Revision, Bytes)>>;
 
-/// What has to be put back over the records for them to be as they were at `revision`; `None` when that isn't kept any more.
+/// What has to be put back over the records for them to be as they were at `revision`; `None` when
+/// that isn't kept any more.
 pub(super) fn undo(tx: &redb::ReadTransaction, revision: Revision) -> Result<Option<Before>, Fault> {
     if revision < counter(&tx.open_table(META)?, COMPACTED)? {
         return Ok(None);

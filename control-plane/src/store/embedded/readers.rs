@@ -1,5 +1,6 @@
-//! The threads that read. A page that isn't cached waits for the disk, so reads don't run on a runtime's threads; and they don't
-//! run in a runtime's pool for blocking calls either, which name resolution and others can fill.
+//! The threads that read. A page that isn't cached waits for the disk, so reads don't run on a
+//! runtime's threads; and they don't run in a runtime's pool for blocking calls either, which name
+//! resolution and others can fill.
 
 use std::{
     sync::{Arc, mpsc},

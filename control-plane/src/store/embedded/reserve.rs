@@ -1,7 +1,9 @@
-//! Room on the disk: puts are refused while some is left, and a file holds what deletes need when others took the rest.
+//! Room on the disk: puts are refused while some is left, and a file holds what deletes need when
+//! others took the rest.
 //!
-//! Deleting writes too (redb copies pages), and to revoke is to delete: it must work on a full disk. So puts stop early, and
-//! when even a delete finds no room, the reserve is given up for it. It is taken back once there is room again.
+//! Deleting writes too (redb copies pages), and to revoke is to delete: it must work on a full
+//! disk. So puts stop early, and when even a delete finds no room, the reserve is given up for it.
+//! It is taken back once there is room again.
 
 use std::{
     fs::OpenOptions,
@@ -43,7 +45,8 @@ impl Reserve {
         free >= needed.saturating_add(RESERVE_BYTES) && self.take()
     }
 
-    /// Whether puts are refused now. Unlike [`has_room_for`](Self::has_room_for) it changes nothing.
+    /// Whether puts are refused now. Unlike [`has_room_for`](Self::has_room_for) it changes
+    /// nothing.
     pub(super) fn is_full(&self) -> bool {
         let needed = HEADROOM_BYTES + if self.path.exists() { 0 } else { RESERVE_BYTES };
         self.free().is_some_and(|free| free < needed)

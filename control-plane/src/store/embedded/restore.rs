@@ -13,8 +13,8 @@ use crate::{
     store::{Key, OpenError, Revision},
 };
 
-/// Puts a store with `records` at `path`, with the id `store_id` and `revision` as its newest. One that is there is refused, or
-/// with `replace` kept beside it as `PATH.replaced-TIME`.
+/// Puts a store with `records` at `path`, with the id `store_id` and `revision` as its newest. One
+/// that is there is refused, or with `replace` kept beside it as `PATH.replaced-TIME`.
 pub(in crate::store) fn restore(
     path: &Path,
     store_id: &str,

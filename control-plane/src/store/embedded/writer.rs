@@ -1,4 +1,5 @@
-//! The one thread that writes: takes what is waiting, commits it as one redb transaction, answers everybody.
+//! The one thread that writes: takes what is waiting, commits it as one redb transaction, answers
+//! everybody.
 
 use std::{
     sync::{
@@ -27,7 +28,8 @@ struct Job {
     done: oneshot::Sender<Result<Revision, StoreError>>,
 }
 
-/// Sends transactions to the thread; dropped, it waits for the thread to end, so that the file is free again.
+/// Sends transactions to the thread; dropped, it waits for the thread to end, so that the file is
+/// free again.
 pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -52,7 +54,8 @@ impl Writer {
         Ok(Self { jobs: Some(jobs), thread: Some(thread), reserve, refused })
     }
 
-    /// Whether puts are refused. A quota of the file system shows in refusals alone, and then until the next put.
+    /// Whether puts are refused. A quota of the file system shows in refusals alone, and then until
+    /// the next put.
     pub(super) fn is_full(&self) -> bool {
         self.reserve.is_full() || self.refused.load(Relaxed)
     }
@@ -121,7 +124,8 @@ impl Work {
             Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(job, outcome)| {
                 let _gone = job.done.send(outcome);
             }),
-            // One that can't be written must not take the others with it: each for itself, which tells who it was.
+            // One that can't be written must not take the others with it: each for itself, which
+            // tells who it was.
             Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| self.serve(vec![job])),
             Err(StoreError::Full) if bytes == 0 && self.reserve.give_up() => self.serve(batch),
             Err(error) => batch.into_iter().for_each(|job| {

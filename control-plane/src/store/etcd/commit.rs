@@ -1,9 +1,10 @@
 //! One transaction in etcd, retried without ever being made twice.
 //!
-//! The answer to a write can be lost after the write was made. What makes a retry safe is that a transaction which was made
-//! refuses to be made again: one of its checks is on a key that it writes. Where the caller has no such check, a *guard* is
-//! added: the first key that it puts must not change between our read and our write. A retry that is refused looks whose stamp
-//! the key carries: ours means that an earlier attempt was the one.
+//! The answer to a write can be lost after the write was made. What makes a retry safe is that a
+//! transaction which was made refuses to be made again: one of its checks is on a key that it
+//! writes. Where the caller has no such check, a *guard* is added: the first key that it puts must
+//! not change between our read and our write. A retry that is refused looks whose stamp the key
+//! carries: ours means that an earlier attempt was the one.
 
 use std::collections::HashSet;
 
@@ -62,7 +63,8 @@ impl Plan {
             }
         }
         let checked: HashSet<&str> = checks.iter().map(|(path, _)| path.as_str()).collect();
-        // A second delete of the same keys does nothing, so transactions that only delete are safe as they are.
+        // A second delete of the same keys does nothing, so transactions that only delete are safe
+        // as they are.
         let needs_guard = !puts.is_empty() && !puts.iter().any(|(path, _)| checked.contains(path.as_str()));
         Self { stamp, checks, puts, deletes, needs_guard }
     }
@@ -147,8 +149,9 @@ impl Plan {
         Attempt::Refused
     }
 
-    /// Past its quota etcd refuses every transaction, while a plain delete still works. Revoking must work then: the checks are
-    /// read first, and the keys go one by one, so this is not atomic.
+    /// Past its quota etcd refuses every transaction, while a plain delete still works. Revoking
+    /// must work then: the checks are read first, and the keys go one by one, so this is not
+    /// atomic.
     async fn delete_one_by_one(&self, link: &Link) -> Result<Revision, StoreError> {
         for (path, at) in &self.checks {
             let read = link.read(|client| async move { link::kv(&client).get(path.as_str(), None).await });

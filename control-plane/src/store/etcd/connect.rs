@@ -82,7 +82,8 @@ fn options(config: &StoreConfig) -> Result<ConnectOptions, OpenError> {
         (false, false) => {
             let password = read("password_file", &config.password_file, Access::Private)?;
             let Ok(password) = std::str::from_utf8(&password) else { return wrong("password_file", "is not UTF-8") };
-            // The library keeps the password as a plain string for as long as it has to refresh tokens.
+            // The library keeps the password as a plain string for as long as it has to refresh
+            // tokens.
             Ok(options.with_user(config.user.as_str(), password.trim_end_matches(['\r', '\n'])))
         }
     }

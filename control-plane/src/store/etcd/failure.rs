@@ -1,4 +1,5 @@
-//! etcd's errors, told apart by code *and* message: one code means several things, and one thing comes under several codes.
+//! etcd's errors, told apart by code *and* message: one code means several things, and one thing
+//! comes under several codes.
 
 use etcd_client::Error;
 
@@ -60,7 +61,8 @@ fn of_status(code: i32, message: &str, reason: impl Fn() -> String) -> Failure {
     let denied = || Failure::Final(StoreError::Denied(message.to_owned()));
     match code {
         code::OUT_OF_RANGE if has("compacted") => Failure::Compacted,
-        // "future revision": the store was restored from a backup under us; "decoded message length": 4 MiB, or our own limit.
+        // "future revision": the store was restored from a backup under us; "decoded message
+        // length": 4 MiB, or our own limit.
         code::OUT_OF_RANGE => Failure::Final(StoreError::Unavailable(reason())),
         code::RESOURCE_EXHAUSTED if has("database space exceeded") => Failure::Final(StoreError::Full),
         code::RESOURCE_EXHAUSTED if has("too many requests") => retry(false),
@@ -73,9 +75,11 @@ fn of_status(code: i32, message: &str, reason: impl Fn() -> String) -> Failure {
         code::INVALID_ARGUMENT => Failure::Final(StoreError::Unavailable(reason())),
         code::UNAUTHENTICATED | code::PERMISSION_DENIED | code::FAILED_PRECONDITION => denied(),
         code::UNKNOWN if has("invalid auth token") => denied(),
-        // A timeout of ours comes as `Cancelled`, a cut connection as `Unknown "h2 protocol error"`: the write may be made.
+        // A timeout of ours comes as `Cancelled`, a cut connection as
+        // `Unknown "h2 protocol error"`: the write may be made.
         code::CANCELLED | code::UNKNOWN | code::DEADLINE_EXCEEDED => retry(true),
-        // `Unavailable` is etcd's "timed out" and "leader changed" too, which may come after the write. These come before it:
+        // `Unavailable` is etcd's "timed out" and "leader changed" too, which may come after the
+        // write. These come before it:
         _ => retry(!(has("connect error") || has("no leader") || has("server stopped") || has("not started"))),
     }
 }

@@ -18,10 +18,12 @@ use tokio::sync::OnceCell;
 use super::{failure::Failure, stamp::Stamp};
 use crate::store::{Key, StoreError};
 
-/// A page of 512 records may hold as many values of 1 MiB; the library's default of 4 MiB is too small for our own list.
+/// A page of 512 records may hold as many values of 1 MiB; the library's default of 4 MiB is too
+/// small for our own list.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024 * 1024;
 
-/// One member of the cluster. Connected when first needed: with a user the library logs in on connecting.
+/// One member of the cluster. Connected when first needed: with a user the library logs in on
+/// connecting.
 pub(super) struct Endpoint {
     url: String,
     options: ConnectOptions,
@@ -75,7 +77,8 @@ impl Link {
         Stamp { writer: self.writer, count: self.count.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// One request to the endpoint in use. When it fails for a reason of the endpoint, the next call takes the next one.
+    /// One request to the endpoint in use. When it fails for a reason of the endpoint, the next
+    /// call takes the next one.
     pub(super) async fn once<T, F>(&self, request: impl FnOnce(Client) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Error>>,

@@ -48,7 +48,8 @@ async fn claim(etcd: &Etcd, config: &StoreConfig) -> Result<Revision, OpenError>
 /// All of `writes`, in as many transactions as it takes.
 async fn write(etcd: &Etcd, claim: Revision, writes: Vec<Write>, framer: &Framer) -> Result<(), OpenError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
-    // Every record names a revision that is known before it is written: the mark's, and then that of the batch before.
+    // Every record names a revision that is known before it is written: the mark's, and then that
+    // of the batch before.
     let mut base = claim;
     for write in writes {
         let size = match &write {

@@ -1,7 +1,8 @@
-//! Whose write a value is. After a lost answer nothing else tells our own write from another's with the same content, and then
-//! a retry would either double a write or report a conflict with itself.
+//! Whose write a value is. After a lost answer nothing else tells our own write from another's with
+//! the same content, and then a retry would either double a write or report a conflict with itself.
 //!
-//! In etcd a value is `format u8, writer u64, attempt counter u64, payload`. The writer's number is random, once a process.
+//! In etcd a value is `format u8, writer u64, attempt counter u64, payload`. The writer's number is
+//! random, once a process.
 
 use bytes::Bytes;
 

@@ -71,8 +71,9 @@ impl Watch {
     }
 
     async fn connect(&mut self) {
-        // From `after` itself, whose events are dropped again: a watch that starts at the very revision of a compaction is
-        // accepted by etcd, although some versions have thrown that revision's deletes away.
+        // From `after` itself, whose events are dropped again: a watch that starts at the very
+        // revision of a compaction is accepted by etcd, although some versions have thrown that
+        // revision's deletes away.
         let start = i64::try_from(self.after.max(1)).unwrap_or(i64::MAX);
         let options = WatchOptions::new().with_prefix().with_start_revision(start).with_progress_notify();
         let (prefix, options) = (&self.link.prefix, &options);
@@ -88,7 +89,8 @@ impl Watch {
         }
     }
 
-    /// Pulses when the store is ahead of us and was so at the last look. A failure is noticed by those who wait for us.
+    /// Pulses when the store is ahead of us and was so at the last look. A failure is noticed by
+    /// those who wait for us.
     async fn look(&mut self) {
         let store_id = self.link.path(&Key::StoreId.to_string());
         let options = GetOptions::new().with_keys_only();
@@ -182,7 +184,8 @@ async fn pulse(link: &Link) -> Result<(), Failure> {
     }
 }
 
-/// Sees to it that there is a pulse to be deleted. In vain where the store is full already, or away: it is tried at every start.
+/// Sees to it that there is a pulse to be deleted. In vain where the store is full already, or
+/// away: it is tried at every start.
 pub(super) async fn lay_by_pulse(link: &Link) {
     let key = link.path(PULSE);
     let absent = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);

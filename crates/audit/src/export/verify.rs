@@ -98,7 +98,8 @@ pub struct ExportVerification {
     pub manifests: Vec<Manifest>,
 }
 
-/// Verifies the exports in `directories`, each with a manifest, together: nodes may have handed parts of one chain to several replicas.
+/// Verifies the exports in `directories`, each with a manifest, together: nodes may have handed
+/// parts of one chain to several replicas.
 ///
 /// # Errors
 /// [`ExportError`] when a manifest is not there or not signed with `key`.
@@ -187,7 +188,8 @@ impl Read {
         }
     }
 
-    /// Reads the lines of a file as far as they can be read. Whether it is whole is shown by its digest.
+    /// Reads the lines of a file as far as they can be read. Whether it is whole is shown by its
+    /// digest.
     fn lines<T: DeserializeOwned>(&mut self, path: &Path, mut each: impl FnMut(&mut Self, T)) {
         let Ok(decoder) = File::open(path).and_then(zstd::stream::read::Decoder::new) else { return };
         let (mut reader, mut line) = (BufReader::new(decoder), Vec::new());

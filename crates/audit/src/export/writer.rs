@@ -152,7 +152,8 @@ impl<'a> ExportWriter<'a> {
         self.frames.line(&line, self.sink)
     }
 
-    /// Adds an admin change. `view` is what people read of it; `previous` is the digest that it has of the one before it.
+    /// Adds an admin change. `view` is what people read of it; `previous` is the digest that it has
+    /// of the one before it.
     ///
     /// # Errors
     /// Of the sink.

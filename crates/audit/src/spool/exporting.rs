@@ -1,7 +1,8 @@
 //! What of a spool goes to a collector, too.
 //!
-//! Segments stay until the control plane has acknowledged them and the exporter has sent them. The exporter reads them from disk. Keys of
-//! this process's segments are in memory until their segment is removed. Keys of earlier processes' segments come from the control plane.
+//! Segments stay until the control plane has acknowledged them and the exporter has sent them. The
+//! exporter reads them from disk. Keys of this process's segments are in memory until their segment
+//! is removed. Keys of earlier processes' segments come from the control plane.
 
 use std::{
     collections::HashMap,
@@ -20,7 +21,8 @@ use tokio::sync::Notify;
 use super::{SegmentInfo, Segments};
 use crate::{disk::Disk, seal::FileKey};
 
-/// Names each segment, the last of its records that the collector has, and the requests in it that have no outcome yet. One line each.
+/// Names each segment, the last of its records that the collector has, and the requests in it that
+/// have no outcome yet. One line each.
 const MARKS: &str = "exported";
 
 /// The id of a request.
@@ -30,8 +32,8 @@ type RequestId = [u8; 16];
 #[derive(Default)]
 pub(super) struct Exporting {
     keys: Mutex<HashMap<String, Arc<FileKey>>>,
-    /// Requests whose intent was read and whose outcome was not, by segment. Such a segment stays, so that a later process can read
-    /// what the request was.
+    /// Requests whose intent was read and whose outcome was not, by segment. Such a segment stays,
+    /// so that a later process can read what the request was.
     open_requests: Mutex<HashMap<String, Vec<RequestId>>>,
     /// Signalled when there is more to read.
     grown: Notify,
@@ -69,7 +71,8 @@ impl SegmentInfo {
 }
 
 impl Segments {
-    /// The key of a segment's frames. `None`: an earlier process wrote it, and no control plane has opened it yet.
+    /// The key of a segment's frames. `None`: an earlier process wrote it, and no control plane has
+    /// opened it yet.
     #[must_use]
     pub fn key(&self, segment: &str) -> Option<Arc<FileKey>> {
         self.exporting.as_ref()?.keys.lock().get(segment).cloned()
@@ -90,7 +93,8 @@ impl Segments {
         exporting.open_requests.lock().get(segment).is_some_and(|requests| requests.contains(request))
     }
 
-    /// Replaces the requests without an outcome of these segments. Segments that nobody needs any more are removed. Blocks.
+    /// Replaces the requests without an outcome of these segments. Segments that nobody needs any
+    /// more are removed. Blocks.
     pub fn set_open_requests(&self, segments: Vec<(String, Vec<RequestId>)>) {
         let Some(exporting) = &self.exporting else { return };
         let mut open = exporting.open_requests.lock();
@@ -139,8 +143,8 @@ impl Segments {
         self.exporting.as_ref().map_or(0, |exporting| exporting.dropped.load(Relaxed))
     }
 
-    /// Keeps what was [exported](Self::exported) for the next process. Without it, that process exports more of the same spans again.
-    /// Blocks.
+    /// Keeps what was [exported](Self::exported) for the next process. Without it, that process
+    /// exports more of the same spans again. Blocks.
     ///
     /// # Errors
     /// Of the file system.

@@ -192,7 +192,8 @@ fn segments_wait_for_the_collector_as_long_as_there_is_room() {
     let later = open(&disk, &key, options);
     let sealed: Vec<String> = later.segments().sealed().into_iter().map(|segment| segment.name).collect();
     assert_eq!((sealed, later.segments().key(&names[1]).is_none()), (vec![names[1].clone()], true));
-    // So it knows which requests had no outcome yet: their segments stay, however much was exported.
+    // So it knows which requests had no outcome yet: their segments stay, however much was
+    // exported.
     segments.set_open_requests(vec![(names[1].clone(), vec![[7; 16]])]);
     segments.exported(&names[1], 2);
     segments.save_marks().unwrap();

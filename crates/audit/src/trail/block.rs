@@ -1,8 +1,9 @@
 //! A block: up to 65,536 records as columns, in one file that never changes.
 //!
-//! The file is `magic, audit key id, number u64, sealed key`, then the columns, then the directory and its length. Columns and
-//! directory are sealed under the file's key, each with its index as nonce. The number is bound to the key, so a block that
-//! was given another block's name does not open.
+//! The file is `magic, audit key id, number u64, sealed key`, then the columns, then the directory
+//! and its length. Columns and directory are sealed under the file's key, each with its index as
+//! nonce. The number is bound to the key, so a block that was given another block's name does not
+//! open.
 
 use std::io;
 
@@ -185,7 +186,8 @@ impl Block {
         let columns: Vec<Column> = (FRAME_COLUMNS + 1..directory.columns.len())
             .map(|index| self.column(disk, index))
             .collect::<Result<_, _>>()?;
-        // Of each shape: its fields as indices into the columns, and how many values of each column it has.
+        // Of each shape: its fields as indices into the columns, and how many values of each column
+        // it has.
         let mut shapes = Vec::with_capacity(directory.shapes.len());
         for shape in &directory.shapes {
             let indices: Option<Vec<usize>> =

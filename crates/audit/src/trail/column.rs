@@ -1,6 +1,7 @@
 //! One column of a block: the values of one field, in the order of the rows.
 //!
-//! Each encoding that fits is tried on the first values, and the one that is smallest after zstd is kept. Values come back exactly as they were.
+//! Each encoding that fits is tried on the first values, and the one that is smallest after zstd is
+//! kept. Values come back exactly as they were.
 
 use std::{collections::HashMap, io};
 
@@ -8,11 +9,14 @@ use zstd::bulk::Compressor;
 
 use crate::varint;
 
-/// zstd's level. Level 3 is a tenth smaller than level 1 and a quarter slower (`examples/trail_cost.rs`).
+/// zstd's level. Level 3 is a tenth smaller than level 1 and a quarter slower
+/// (`examples/trail_cost.rs`).
 pub(super) const LEVEL: i32 = 3;
-/// Largest column after decompression: 65,536 records of 16 KiB are not met in practice, and a damaged length must not allocate.
+/// Largest column after decompression: 65,536 records of 16 KiB are not met in practice, and a
+/// damaged length must not allocate.
 const MAX_COLUMN_BYTES: usize = 1 << 30;
-/// Values that decide which encoding is the smallest. Compressing whole columns in each would double what a block costs.
+/// Values that decide which encoding is the smallest. Compressing whole columns in each would
+/// double what a block costs.
 const SAMPLE: usize = 4096;
 /// A dictionary with more entries than a half of the values is not tried.
 const MAX_DICTIONARY: usize = 1 << 16;
@@ -370,7 +374,8 @@ mod tests {
 
     #[test]
     fn values_that_change_behind_the_sample_come_back() {
-        // Few different texts first, then only different ones: the dictionary that the sample chooses is none any more.
+        // Few different texts first, then only different ones: the dictionary that the sample
+        // chooses is none any more.
         let texts: Vec<String> =
             (0..3 * SAMPLE).map(|n| if n < SAMPLE { "same".into() } else { format!("t{n}") }).collect();
         same(&Column::of_bytes(texts.iter().map(String::as_bytes)));

@@ -116,7 +116,8 @@ fn array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// A count and as many items. Each item takes a byte at least, so a damaged count allocates nothing.
+/// A count and as many items. Each item takes a byte at least, so a damaged count allocates
+/// nothing.
 fn list<T>(rest: &mut &[u8], item: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
     let count = usize::try_from(take(rest)?).ok().filter(|count| *count <= rest.len())?;
     (0..count).map(|_| item(rest)).collect()

@@ -36,7 +36,8 @@ pub struct StoredFrame {
     pub records: Vec<Vec<u8>>,
 }
 
-/// Which part of each chain is wanted: from the first frame that was written in the range to the last.
+/// Which part of each chain is wanted: from the first frame that was written in the range to the
+/// last.
 struct Selection {
     written: Range<u64>,
     begun: HashSet<ChainId>,
@@ -58,8 +59,8 @@ impl Selection {
 }
 
 impl Trail {
-    /// Calls `each` with the frames that were written in a range of time, in the order of arrival, of each chain without a gap.
-    /// Returns the numbers of the blocks that cannot be read.
+    /// Calls `each` with the frames that were written in a range of time, in the order of arrival,
+    /// of each chain without a gap. Returns the numbers of the blocks that cannot be read.
     ///
     /// # Errors
     /// Of the file system, and what `each` returns.

@@ -1,7 +1,7 @@
 //! The log: what has arrived and is no block yet, as sealed as it came.
 //!
-//! An entry is `length u32, CRC-32 u32, kind u8, contents`. A segment's entry holds its node and its header; a frame's entry the number of
-//! its segment in this log and the frame.
+//! An entry is `length u32, CRC-32 u32, kind u8, contents`. A segment's entry holds its node and
+//! its header; a frame's entry the number of its segment in this log and the frame.
 
 use std::{collections::HashMap, io, sync::Arc};
 

@@ -63,7 +63,8 @@ impl Rows {
         self.bytes.len()
     }
 
-    /// Appends a frame that follows its chain, whose head is `head` then. `after` is the chain before it.
+    /// Appends a frame that follows its chain, whose head is `head` then. `after` is the chain
+    /// before it.
     pub(crate) fn push(&mut self, node: &str, (head, after): (Head, Option<Predecessor>), frame: &Frame) {
         let chain = head.chain;
         let part = *self.by_chain.entry(chain).or_insert_with(|| {
@@ -106,7 +107,8 @@ impl Rows {
         (0..self.len()).map(|row| self.record(row).unwrap_or_default())
     }
 
-    /// The frames as columns: their parts, their counts, what their first sequences skip, and their times.
+    /// The frames as columns: their parts, their counts, what their first sequences skip, and their
+    /// times.
     pub(crate) fn frame_columns(&self) -> [Column; 4] {
         let mut expected: Vec<u64> = self.parts.iter().map(|part| part.first).collect();
         let mut skipped = Vec::with_capacity(self.frames.len());
@@ -164,7 +166,8 @@ impl FrameTable {
 /// The fields of a record in its order, without their values.
 pub(crate) type Shape = Vec<(u32, bool)>;
 
-/// Records as columns, one for each field, and the shape of each record. Nothing is lost, not even the order of fields.
+/// Records as columns, one for each field, and the shape of each record. Nothing is lost, not even
+/// the order of fields.
 pub(crate) struct Columns<'a> {
     pub(crate) shapes: Vec<Shape>,
     pub(crate) row_shapes: Vec<u64>,
@@ -187,7 +190,8 @@ impl Values<'_> {
     }
 }
 
-/// The field that holds a whole record which is no list of varints and length-delimited fields in their shortest form.
+/// The field that holds a whole record which is no list of varints and length-delimited fields in
+/// their shortest form.
 pub(crate) const OPAQUE: (u32, bool) = (0, true);
 
 impl<'a> Columns<'a> {
@@ -225,7 +229,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// One value for each field: by index for the fields that records have, so that a block's million values cost no hash each.
+/// One value for each field: by index for the fields that records have, so that a block's million
+/// values cost no hash each.
 struct ByField<T> {
     low: Vec<T>,
     others: HashMap<u32, T>,

@@ -1,4 +1,5 @@
-//! Searches: block by block, and in a block column by column. A block that cannot have a match costs one column at most.
+//! Searches: block by block, and in a block column by column. A block that cannot have a match
+//! costs one column at most.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

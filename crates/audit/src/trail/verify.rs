@@ -1,4 +1,5 @@
-//! Verification: every chain is recomputed from its records, and compared with what nodes have reported of it.
+//! Verification: every chain is recomputed from its records, and compared with what nodes have
+//! reported of it.
 
 mod frames;
 
@@ -208,7 +209,8 @@ impl Verifier {
         for part in parts {
             self.enter(part, parts);
         }
-        // Of each part: the digest so far, the sequence that comes next, and the last one that is known to be right.
+        // Of each part: the digest so far, the sequence that comes next, and the last one that is
+        // known to be right.
         let mut digests: Vec<(Digest, u64, u64)> =
             parts.iter().map(|part| (part.before, part.first, part.first - 1)).collect();
         let (mut row, mut bytes) = (0, Vec::new());
@@ -222,7 +224,8 @@ impl Verifier {
             };
             self.found.records += u64::from(frame.count);
             if frame.first > *next {
-                // A gap inside a block: the node handed the rest to another replica, or lost it. The digest starts anew there.
+                // A gap inside a block: the node handed the rest to another replica, or lost it.
+                // The digest starts anew there.
                 let (from, to) = (*next, frame.first - 1);
                 self.chain(&part.node, part.chain, Problem::Gap { from, to });
             }
@@ -310,7 +313,8 @@ impl Verifier {
     fn compare(&mut self, known: &[KnownHead], now_us: u64) {
         for (chain, (node, sequence)) in std::mem::take(&mut self.predecessors) {
             let have = self.chains.get(&chain).map(|followed| followed.head.sequence);
-            // Of a chain that retention has removed, or that another replica has, nothing is known here.
+            // Of a chain that retention has removed, or that another replica has, nothing is known
+            // here.
             if let Some(have) = have.filter(|have| *have < sequence) {
                 self.chain(&node, chain, Problem::CutTail { from: have + 1, to: sequence });
             }

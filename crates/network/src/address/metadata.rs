@@ -25,7 +25,8 @@ const fn v6(s: [u16; 8], source: &'static str) -> Endpoint {
 
 /// Every address, with its source.
 const ENDPOINTS: &[Endpoint] = &[
-    // Shared by AWS, Azure, GCP, OCI, DigitalOcean, Hetzner, OpenStack, IBM, Vultr, Huawei, Tencent.
+    // Shared by AWS, Azure, GCP, OCI, DigitalOcean, Hetzner, OpenStack, IBM, Vultr, Huawei,
+    // Tencent.
     v4(169, 254, 169, 254, "AWS: docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html"),
     v6(
         [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],

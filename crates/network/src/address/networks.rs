@@ -76,8 +76,8 @@ impl Networks {
     }
 }
 
-/// An IPv4-mapped network (`::ffff:10.0.0.0/104`) in its IPv4 form (`10.0.0.0/8`), any other as it is. Addresses are compared
-/// in their IPv4 form, so the mapped spelling would match none of them.
+/// An IPv4-mapped network (`::ffff:10.0.0.0/104`) in its IPv4 form (`10.0.0.0/8`), any other as it
+/// is. Addresses are compared in their IPv4 form, so the mapped spelling would match none of them.
 #[must_use]
 pub fn canonical_network(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };

@@ -200,7 +200,8 @@ impl Resolver {
     fn build(&self) -> Option<TokioResolver> {
         let (config, mut options) = match self.options.name_servers.as_slice() {
             [] => system_conf::read_system_conf().unwrap_or_else(|_| {
-                // As resolv.conf(5) says: without a file, or without a server in it, the one on this machine.
+                // As resolv.conf(5) says: without a file, or without a server in it, the one on
+                // this machine.
                 let local = NameServerConfig::udp_and_tcp(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
                 (ResolverConfig::from_parts(None, Vec::new(), vec![local]), ResolverOpts::default())
             }),

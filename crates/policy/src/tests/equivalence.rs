@@ -111,7 +111,8 @@ fn policy() -> impl Strategy<Value = String> {
     })
 }
 
-/// Half of them begin with a permit for everything: most random requests would be denied otherwise, and show little.
+/// Half of them begin with a permit for everything: most random requests would be denied otherwise,
+/// and show little.
 fn file() -> impl Strategy<Value = String> {
     (any::<bool>(), prop::collection::vec(policy(), 1..5)).prop_map(|(open, policies)| {
         let all = if open { "@id(\"all\") permit (principal, action, resource);\n" } else { "" };

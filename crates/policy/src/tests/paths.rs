@@ -1,5 +1,5 @@
-//! No spelling of a path gets around a policy: a `forbid` on a path covers every spelling that a common server reads as it, and a
-//! `permit` covers no path that some server reads as another one.
+//! No spelling of a path gets around a policy: a `forbid` on a path covers every spelling that a
+//! common server reads as it, and a `permit` covers no path that some server reads as another one.
 
 use proptest::{prelude::*, sample::select};
 use seks_service::{

@@ -77,7 +77,8 @@ impl ConfigValue {
         for entry in entries {
             let below = |f: &&&str| environment::strip_field(&entry.rest, f).is_some();
             let Some(field) = fields.iter().filter(below).max_by_key(|f| f.len()) else {
-                // At the root it names a section of the other plane. Below, it is an error in a section of this one.
+                // At the root it names a section of the other plane. Below, it is an error in a
+                // section of this one.
                 if self.is_root() {
                     continue;
                 }

@@ -80,7 +80,8 @@ impl Limiter {
 
     fn admit(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
-        // Lines of level `info` are records of requests and calls, and all are needed. Reports are rate-limited by the tick.
+        // Lines of level `info` are records of requests and calls, and all are needed. Reports are
+        // rate-limited by the tick.
         if *metadata.level() > Level::WARN || metadata.target() == module_path!() {
             return true;
         }

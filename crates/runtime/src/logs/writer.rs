@@ -73,7 +73,8 @@ impl Writer {
     /// Queues a line, which ends with a line break. Drops and counts it when the buffer is full.
     pub(super) fn append(&'static self, line: &[u8]) {
         self.start.call_once(|| {
-            // Without a thread the buffer fills up, and what comes after that is counted as dropped.
+            // Without a thread the buffer fills up, and what comes after that is counted as
+            // dropped.
             let _ = thread::Builder::new().name(self.name.into()).spawn(|| self.write_batches());
         });
         let mut state = self.lock();
@@ -168,7 +169,8 @@ impl Writer {
                 Ok(0) => return false,
                 Ok(wrote) => bytes = bytes.get(wrote..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                // The file may be shared with a process that made it non-blocking; this thread alone waits for it.
+                // The file may be shared with a process that made it non-blocking; this thread
+                // alone waits for it.
                 Err(Errno::AGAIN) => thread::sleep(RETRY_PAUSE),
                 Err(_) => return false,
             }

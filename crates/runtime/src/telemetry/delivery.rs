@@ -7,7 +7,8 @@ use tokio::time::{sleep, timeout};
 
 use super::export::{Advice, Exporter};
 
-/// Pauses before a batch is retried. Retries have no end: what bounds the memory is where the batches come from.
+/// Pauses before a batch is retried. Retries have no end: what bounds the memory is where the
+/// batches come from.
 pub(super) const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause that a collector can request.
@@ -27,15 +28,16 @@ impl SpanSender {
         Self { exporter, export_timeout }
     }
 
-    /// Sends `spans` (`ScopeSpans.spans`, repeated) until the collector has accepted or permanently refused each. Returns how many it
-    /// refused. Cancelled, it may have sent some.
+    /// Sends `spans` (`ScopeSpans.spans`, repeated) until the collector has accepted or permanently
+    /// refused each. Returns how many it refused. Cancelled, it may have sent some.
     pub async fn send(&mut self, spans: Bytes) -> u64 {
         deliver(&mut self.exporter, spans, self.export_timeout, sleep).await
     }
 }
 
-/// Exports until the collector has accepted or permanently refused each span. A refused batch is halved while a part of it may be
-/// accepted. Returns how many spans were refused. `pause` waits before a repetition.
+/// Exports until the collector has accepted or permanently refused each span. A refused batch is
+/// halved while a part of it may be accepted. Returns how many spans were refused. `pause` waits
+/// before a repetition.
 pub(super) async fn deliver<F: Future<Output = ()>>(
     exporter: &mut Exporter,
     batch: Bytes,

@@ -103,8 +103,8 @@ impl Exporter {
         Ok(Self { transport, resource: span::message(1, &resource.encode_to_vec()), scope: scope.encode_to_vec() })
     }
 
-    /// Sends `spans` (`ScopeSpans.spans`, or `ScopeMetrics.metrics`, which have the same number; repeated). Returns how many of
-    /// them the collector refused permanently.
+    /// Sends `spans` (`ScopeSpans.spans`, or `ScopeMetrics.metrics`, which have the same number;
+    /// repeated). Returns how many of them the collector refused permanently.
     pub(super) async fn export(&mut self, spans: Bytes) -> Result<u64, ExportError> {
         let scope_spans = span::message_header(2, self.scope.len() + spans.len());
         let length = self.resource.len() + scope_spans.len() + self.scope.len() + spans.len();

@@ -1,6 +1,7 @@
 //! Metrics over OTLP: what `/metrics` shows, sent to the collector at an interval.
 //!
-//! Counters and histograms are cumulative from the start of the process. Names, labels and units are those of the page.
+//! Counters and histograms are cumulative from the start of the process. Names, labels and units
+//! are those of the page.
 
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
@@ -18,7 +19,8 @@ pub(super) fn now() -> u64 {
     UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// `ScopeMetrics.metrics` of a page, repeated and encoded. `started` and `now` are Unix nanoseconds.
+/// `ScopeMetrics.metrics` of a page, repeated and encoded. `started` and `now` are Unix
+/// nanoseconds.
 pub(super) fn encode(page: &str, started: u64, now: u64) -> Vec<u8> {
     let metrics = families(page).into_iter().filter_map(|family| family.metric(started, now)).collect();
     ScopeMetrics { metrics, ..Default::default() }.encode_to_vec()

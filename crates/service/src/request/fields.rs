@@ -1,7 +1,8 @@
 //! Fields of request bodies that policies may use, beside `model`, `stream` and `max_tokens`.
 //!
-//! A service declares them with their types, so that a policy about `context.body.amount` can be checked. A policy keeps the
-//! fields that it uses. A node reads exactly these from a body, and refuses a body that two parsers could read in two ways.
+//! A service declares them with their types, so that a policy about `context.body.amount` can be
+//! checked. A policy keeps the fields that it uses. A node reads exactly these from a body, and
+//! refuses a body that two parsers could read in two ways.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -89,8 +90,9 @@ impl FieldValue {
     }
 }
 
-/// A decimal as Cedar writes it. `None` for exponents, signs in front of a positive number and leading zeros, which servers read
-/// in different ways, and for more than four digits after the point.
+/// A decimal as Cedar writes it. `None` for exponents, signs in front of a positive number and
+/// leading zeros, which servers read in different ways, and for more than four digits after the
+/// point.
 fn decimal(text: &str) -> Option<String> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = whole.strip_prefix('-').unwrap_or(whole);
@@ -104,7 +106,8 @@ fn decimal(text: &str) -> Option<String> {
 /// A JSON number as a decimal. `None` when four digits after the point don't hold it.
 fn decimal_of_number(number: f64) -> Option<String> {
     let scaled = (number * 1e4).round();
-    // Below 2^53 every multiple of 0.0001 that JSON can write has one nearest double, and this is it.
+    // Below 2^53 every multiple of 0.0001 that JSON can write has one nearest double, and this is
+    // it.
     if !(scaled.abs() < 9e15 && (scaled / 1e4).to_bits() == number.to_bits()) {
         return None;
     }
@@ -149,7 +152,8 @@ pub(super) enum Kind {
 }
 
 impl BodyFields {
-    /// Parses a declaration: paths such as `amount` or `amount.value`, and the names of their types.
+    /// Parses a declaration: paths such as `amount` or `amount.value`, and the names of their
+    /// types.
     ///
     /// # Errors
     /// [`FieldError`] names the first path that is not acceptable.
@@ -298,7 +302,8 @@ impl FoundFields {
         self.values.get(index).is_some_and(Option::is_some)
     }
 
-    /// Whether these fields were looked for. Otherwise the body has to be taken for one that was not inspected.
+    /// Whether these fields were looked for. Otherwise the body has to be taken for one that was
+    /// not inspected.
     #[must_use]
     pub fn cover(&self, fields: &BodyFields) -> bool {
         let known = &self.fields.types;

@@ -1,7 +1,8 @@
 //! Form bodies (`application/x-www-form-urlencoded`), read for the same fields as JSON bodies.
 //!
-//! Servers read forms in many ways. PHP turns `.` and spaces in names into `_`, Rails reads `a[b]` as an object, some servers
-//! separate pairs by `;`. A form counts only if none of this changes what a policy sees.
+//! Servers read forms in many ways. PHP turns `.` and spaces in names into `_`, Rails reads `a[b]`
+//! as an object, some servers separate pairs by `;`. A form counts only if none of this changes
+//! what a policy sees.
 
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use super::{
 const MAX_PAIRS: usize = 1000;
 
 impl BodyFacts {
-    /// Reads a form. `None` when a name that resembles one of ours is not that name, or occurs twice; when a value is not the one
-    /// spelling of its type; and for `;`, control characters in names, unbalanced brackets, escapes that are none, and text that is
-    /// not UTF-8.
+    /// Reads a form. `None` when a name that resembles one of ours is not that name, or occurs
+    /// twice; when a value is not the one spelling of its type; and for `;`, control characters in
+    /// names, unbalanced brackets, escapes that are none, and text that is not UTF-8.
     pub(super) fn read_form(body: &[u8], fields: &Arc<BodyFields>) -> Option<Self> {
         let text = std::str::from_utf8(body).ok().filter(|text| !text.contains(';'))?;
         let mut facts = Self { fields: FoundFields::none_of(fields), ..Self::default() };

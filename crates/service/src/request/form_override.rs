@@ -1,13 +1,15 @@
-//! Fields of a form that override the method: Rack, Symfony, Laravel and Express obey `_method` in the body of a POST as they do in the query.
+//! Fields of a form that override the method: Rack, Symfony, Laravel and Express obey `_method` in
+//! the body of a POST as they do in the query.
 //!
-//! A form is read as the laxest servers read it, as it comes, and only as far as its fields' names. Between chunks [`FormScan`] keeps less than
-//! [`MAX_HEAD`] bytes.
+//! A form is read as the laxest servers read it, as it comes, and only as far as its fields' names.
+//! Between chunks [`FormScan`] keeps less than [`MAX_HEAD`] bytes.
 
 use http::{HeaderMap, Method, header};
 
 use super::query::{decode, overrides_method, overriding_method};
 
-/// Longest name and value that are read of a pair, in bytes. The longest name that overrides has 22, written with escapes 66.
+/// Longest name and value that are read of a pair, in bytes. The longest name that overrides has
+/// 22, written with escapes 66.
 const MAX_PAIR: usize = 256;
 /// Longest head of a part that is read, in bytes.
 const MAX_HEAD: usize = 2048;
@@ -138,7 +140,8 @@ impl FormScan {
             rest = behind.get(1..).unwrap_or_default();
         }
         self.carry_on(rest);
-        // A server that counts bytes has the pair when its last byte is there: it is not waited for.
+        // A server that counts bytes has the pair when its last byte is there: it is not waited
+        // for.
         if !self.may_override && names_override(&self.carry) {
             return Err(FormError::MethodOverride);
         }
@@ -165,7 +168,8 @@ impl FormScan {
         if self.found.replace(method).is_some() { Err(FormError::MethodOverrideForm) } else { Ok(()) }
     }
 
-    /// A part's head is looked for at each line, whatever the boundary is: servers differ in how they read that.
+    /// A part's head is looked for at each line, whatever the boundary is: servers differ in how
+    /// they read that.
     fn push_parts(&mut self, data: &[u8], last: bool) -> Result<(), FormError> {
         let mut whole = std::mem::take(&mut self.carry);
         if std::mem::take(&mut self.first) {
@@ -242,7 +246,8 @@ fn part(line: &[u8], last: bool) -> Part {
     }
 }
 
-/// The field that a part's head names: `form-data; name="_method"`, with or without quotes, escapes and RFC 5987's form.
+/// The field that a part's head names: `form-data; name="_method"`, with or without quotes, escapes
+/// and RFC 5987's form.
 fn field(head: &[u8], value: &[u8]) -> Part {
     let head = String::from_utf8_lossy(head);
     for parameter in head.split([';', '\r', '\n']) {

@@ -1,8 +1,9 @@
 //! The method and the name of an MCP message, for policies.
 //!
-//! MCP servers take JSON-RPC messages by POST. Since 2026-07-28 a request repeats the message's method in `Mcp-Method`, and the
-//! name of the tool, the prompt or the resource in `Mcp-Name`, and the two must agree. Servers and gateways may act on either.
-//! A policy therefore sees a value only if headers and body agree on it.
+//! MCP servers take JSON-RPC messages by POST. Since 2026-07-28 a request repeats the message's
+//! method in `Mcp-Method`, and the name of the tool, the prompt or the resource in `Mcp-Name`, and
+//! the two must agree. Servers and gateways may act on either. A policy therefore sees a value only
+//! if headers and body agree on it.
 
 use std::{borrow::Cow, fmt};
 
@@ -40,8 +41,8 @@ fn name_parameter(method: &str) -> Option<&'static str> {
 }
 
 impl McpCall {
-    /// Reads a message that [`BodyFacts::from_json`](super::BodyFacts::from_json) accepts. `None`: it is a response, which asks for
-    /// nothing.
+    /// Reads a message that [`BodyFacts::from_json`](super::BodyFacts::from_json) accepts. `None`:
+    /// it is a response, which asks for nothing.
     ///
     /// # Errors
     /// [`UnreadableMcp`] for a batch, and for a message that two parsers could read in two ways.
@@ -51,7 +52,8 @@ impl McpCall {
         let Some(method) = message.method else { return Ok(None) };
         let name = match name_parameter(&method) {
             None => None,
-            // A call without a name is not a call of anything: the server refuses it, and so does a policy.
+            // A call without a name is not a call of anything: the server refuses it, and so does a
+            // policy.
             Some(parameter) => {
                 let named = if parameter == "name" { message.name } else { message.uri };
                 Some(named.ok_or(UnreadableMcp)?)
@@ -67,7 +69,8 @@ impl McpCall {
     /// Compares what a body asks for with the request's headers.
     ///
     /// # Errors
-    /// [`UnreadableMcp`] when they differ, when a header occurs twice, and when `source` needs headers that are not there.
+    /// [`UnreadableMcp`] when they differ, when a header occurs twice, and when `source` needs
+    /// headers that are not there.
     pub fn confirm(call: Option<&Self>, headers: &HeaderMap, source: McpSource) -> Result<(), UnreadableMcp> {
         let (method, name) = (only(headers, "mcp-method")?, only(headers, "mcp-name")?);
         let agrees = match (call, method) {

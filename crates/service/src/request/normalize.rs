@@ -5,8 +5,9 @@
 //!
 //! - the **normalized** form, without the differences of spelling: escapes, case, Unicode forms;
 //! - the **folded** form, which is the path of a server that also decodes again, reads `\` as `/`,
-//!   cuts segments at `;`, joins doubled slashes and ignores dots and spaces at the end of a segment.
-//!   There are several when a segment is longer after it is decoded (`/a;%2Fb` is `/a` or `/a/b`).
+//!   cuts segments at `;`, joins doubled slashes and ignores dots and spaces at the end of a
+//!   segment. There are several when a segment is longer after it is decoded (`/a;%2Fb` is `/a` or
+//!   `/a/b`).
 //!
 //! The functions borrow where a text has the form already.
 
@@ -29,7 +30,8 @@ pub fn normalized_path(text: &str) -> Cow<'_, str> {
         decoded.make_ascii_lowercase();
         return Cow::Owned(decoded);
     }
-    // `ſ` and the Kelvin sign have a lower case of ASCII only by way of their upper case, as `ı` does.
+    // `ſ` and the Kelvin sign have a lower case of ASCII only by way of their upper case, as `ı`
+    // does.
     let plain = decoded.nfkd().filter(|c| !is_invisible(*c));
     let folded = plain.flat_map(char::to_uppercase).flat_map(char::to_lowercase);
     Cow::Owned(folded.nfkd().collect())
@@ -44,7 +46,8 @@ pub fn folded_paths(sent: &str) -> Vec<String> {
     }
     let mut stage = Cow::Borrowed(sent);
     for _ in 0..=MAX_DECODINGS {
-        // Where a server cuts depends on what it has decoded by then, and on what separates its segments.
+        // Where a server cuts depends on what it has decoded by then, and on what separates its
+        // segments.
         for separators in [&['/'][..], &['/', '\\']] {
             let form = fold(&decode_fully(&normalized_path(&without_parameters(&stage, separators))));
             if !forms.contains(&form) {

@@ -125,7 +125,8 @@ pub fn overriding_method(value: &str) -> Option<Method> {
 }
 
 pub(super) fn overrides_method(name: &str, raw: &str) -> bool {
-    // What stands behind a NUL is nothing to servers in C, and so are a byte order mark and control characters around a name.
+    // What stands behind a NUL is nothing to servers in C, and so are a byte order mark and control
+    // characters around a name.
     let name = name.split('\0').next().unwrap_or_default();
     let name = name.trim_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
     // PHP reads a `.` or a `[` without its `]` as `_`.

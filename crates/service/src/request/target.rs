@@ -1,5 +1,6 @@
-//! The path. It is sent as the agent wrote it. What servers read in different ways is refused, unless
-//! the service says that its server reads it in one (RFC 3986, and the known behaviour of servers).
+//! The path. It is sent as the agent wrote it. What servers read in different ways is refused,
+//! unless the service says that its server reads it in one (RFC 3986, and the known behaviour of
+//! servers).
 
 use std::borrow::Cow;
 
@@ -75,8 +76,8 @@ impl<'a> Target<'a> {
 }
 
 /// `rest` without the slash that a base URL's final `/` adds: `//v1/models` is `/v1/models`, and
-/// `/v1//models` below the base path `/v1` is `/v1/models`. Unchanged if it names a host, and for a service whose paths may
-/// hold empty segments.
+/// `/v1//models` below the base path `/v1` is `/v1/models`. Unchanged if it names a host, and for a
+/// service whose paths may hold empty segments.
 #[must_use]
 pub fn without_base_slash<'a>(service: &Service, rest: &'a str) -> Cow<'a, str> {
     let doubled = |text: &str| text.starts_with("//") && !text.starts_with("///");
@@ -93,7 +94,8 @@ pub fn without_base_slash<'a>(service: &Service, rest: &'a str) -> Cow<'a, str> 
     }
 }
 
-/// Whether `//…` names a host (`//evil.test/x`): some client was led to write it, and it stays refused.
+/// Whether `//…` names a host (`//evil.test/x`): some client was led to write it, and it stays
+/// refused.
 fn is_network_path(rest: &str) -> bool {
     let Some((host, _)) = rest.get(2..).and_then(|rest| rest.split_once('/')) else { return false };
     let last = host.rsplit_once('.').map_or("", |(_, last)| last);
@@ -137,8 +139,8 @@ fn check_path(path: &str, rules: PathRules) -> Result<Cow<'_, str>, TargetError>
     }
 }
 
-/// Whether nothing in it needs a closer look: unreserved characters and what separates, no empty and no dot segment. In one
-/// pass; `false` says nothing.
+/// Whether nothing in it needs a closer look: unreserved characters and what separates, no empty
+/// and no dot segment. In one pass; `false` says nothing.
 fn is_plain(segments: &[u8]) -> bool {
     const PLAIN: [bool; 256] = {
         let mut table = [false; 256];
@@ -167,7 +169,8 @@ fn check_characters(segments: &str, rules: PathRules) -> Result<(), TargetError>
     let mut encoded = Vec::new();
     while let Some(byte) = bytes.next() {
         let (byte, escaped) = if byte == b'%' { (escape(&mut bytes)?, true) } else { (byte, false) };
-        // A sequence of UTF-8 may be written with escapes, raw, or partly so. Overlong forms are none.
+        // A sequence of UTF-8 may be written with escapes, raw, or partly so. Overlong forms are
+        // none.
         if byte >= 0x80 {
             allowed(PathRules::UTF8, TargetError::NonAscii)?;
             encoded.push(byte);

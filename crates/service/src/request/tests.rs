@@ -335,8 +335,8 @@ fn percent_decoded(text: &str) -> String {
 }
 
 proptest! {
-    /// Whatever an agent writes and a service allows: what comes out is one absolute path below no other authority, it is what
-    /// was written, and no server reads a dot segment in it.
+    /// Whatever an agent writes and a service allows: what comes out is one absolute path below no
+    /// other authority, it is what was written, and no server reads a dot segment in it.
     #[test]
     fn a_target_is_what_was_written_and_leads_nowhere_else(
         rest in "(/|/|\\.|\\.\\.|%2[eE]|%2f|%5c|%25|%3b|%20|;|@|:|\\\\|#|\\?|%40|//|a|B|é|%C3%A9|&|=|_method|%00|\n|2e){0,12}",
@@ -363,7 +363,8 @@ proptest! {
 
             prop_assert!(rules.allow(PathRules::EMPTY_SEGMENT) || !target.path().contains("//"));
 
-            // As the HTTP library reads it: the authority is the service's, and the path is the same bytes.
+            // As the HTTP library reads it: the authority is the service's, and the path is the
+            // same bytes.
             let written = format!("https://{}{}", service.upstream.authority(), target.path());
             let uri: http::Uri = written.parse().unwrap();
             prop_assert_eq!(uri.authority(), Some(service.upstream.authority()));

@@ -1,8 +1,10 @@
-//! Tokens that carry bytes of their own: `seks_token_`, groups of 43 base-62 characters and 6 characters of checksum.
+//! Tokens that carry bytes of their own: `seks_token_`, groups of 43 base-62 characters and 6
+//! characters of checksum.
 //!
-//! Each group stands for 32 bytes. The first two bytes are the length of what follows; zeros fill the last group. A token has
-//! at least two groups, so that it cannot be taken for one of the fixed length, and each has one spelling. Secret scanners that look for
-//! `seks_token_[0-9A-Za-z]{49}` find these tokens too.
+//! Each group stands for 32 bytes. The first two bytes are the length of what follows; zeros fill
+//! the last group. A token has at least two groups, so that it cannot be taken for one of the fixed
+//! length, and each has one spelling. Secret scanners that look for `seks_token_[0-9A-Za-z]{49}`
+//! find these tokens too.
 
 use super::{ALPHABET, CHECKSUM_CHARS, Digest, Malformed, PREFIX, RANDOM_CHARS, checksum_of, digit, divide};
 
@@ -30,7 +32,8 @@ pub fn encode(payload: &[u8]) -> String {
     [PREFIX.as_bytes(), &body, &checksum].into_iter().flatten().copied().map(char::from).collect()
 }
 
-/// What the token in `value` carries. The token follows a vendor's prefix, if there is one, and ends the value.
+/// What the token in `value` carries. The token follows a vendor's prefix, if there is one, and
+/// ends the value.
 ///
 /// # Errors
 /// As [`parse`](super::parse).
@@ -121,7 +124,8 @@ mod tests {
             assert!(decode(&bytes).is_err(), "position {at}");
             assert!(decode(&token.as_bytes()[..at]).is_err(), "length {at}");
         }
-        // With a right checksum: filling that is not zero, a group of 2^256 or more, a group too many.
+        // With a right checksum: filling that is not zero, a group of 2^256 or more, a group too
+        // many.
         let with = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut body = token.as_bytes()[PREFIX.len()..token.len() - CHECKSUM_CHARS].to_vec();
             change(&mut body);

@@ -1,4 +1,5 @@
-//! A connection to one checked address: TCP, TLS where the service says `https`, and the HTTP version that ALPN chose.
+//! A connection to one checked address: TCP, TLS where the service says `https`, and the HTTP
+//! version that ALPN chose.
 
 use std::{
     io,
@@ -104,8 +105,8 @@ pub(super) async fn connect(
     }
 }
 
-/// What is wrong with a connection that fails when it is read from. In TLS 1.3, a server asks for a certificate in its handshake and
-/// refuses a client without one behind it.
+/// What is wrong with a connection that fails when it is read from. In TLS 1.3, a server asks for a
+/// certificate in its handshake and refuses a client without one behind it.
 pub(super) fn read_fault(error: &io::Error) -> UpstreamError {
     let tls = error.get_ref().and_then(|error| error.downcast_ref()).map(tls_fault);
     match tls {
@@ -126,7 +127,8 @@ fn tls_fault(error: &rustls::Error) -> UpstreamError {
             // A bad signature: an issuer of a trusted one's name, with another key.
             C::UnknownIssuer | C::BadSignature => UpstreamError::TlsUnknownIssuer,
             C::Revoked => UpstreamError::TlsRevoked,
-            // What `openssl req -x509` makes is a CA's certificate that nobody else has issued. rustls names the fault in text only.
+            // What `openssl req -x509` makes is a CA's certificate that nobody else has issued.
+            // rustls names the fault in text only.
             C::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => UpstreamError::TlsUnknownIssuer,
             _ => UpstreamError::TlsBadCertificate,
         },

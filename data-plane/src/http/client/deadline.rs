@@ -8,10 +8,12 @@ use std::{
 
 use super::{UpstreamError, patience::Patience, upload::UploadState};
 
-/// Interim answers (1xx) to one request. Each gives the upstream the whole time again, so their number is bounded.
+/// Interim answers (1xx) to one request. Each gives the upstream the whole time again, so their
+/// number is bounded.
 const MAX_INTERIM: u32 = 128;
 
-/// The time that an answer has to begin. It starts again with every interim answer, and while the request is still being sent.
+/// The time that an answer has to begin. It starts again with every interim answer, and while the
+/// request is still being sent.
 pub(super) struct Deadline {
     patience: Patience,
     limit: Duration,

@@ -2,11 +2,12 @@
 
 use std::io;
 
-/// Declares [`UpstreamError`] and its table: the word that spans and logs have, and the text that agents and operators read.
+/// Declares [`UpstreamError`] and its table: the word that spans and logs have, and the text that
+/// agents and operators read.
 macro_rules! upstream_errors {
     ($($(#[$doc:meta])* $name:ident = $word:literal, $detail:literal;)*) => {
-        /// Why an upstream did not answer, or why its answer broke off. Words and texts are fixed: they hold nothing of the network,
-        /// the request or the answer.
+        /// Why an upstream did not answer, or why its answer broke off. Words and texts are fixed:
+        /// they hold nothing of the network, the request or the answer.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
         #[error("{}", self.detail())]
         #[repr(u8)]
@@ -127,7 +128,8 @@ upstream_errors! {
     TruncatedCoding = "truncated_coding", "the upstream's answer ended before its content coding did";
     /// A body that grows beyond what any honest answer does.
     DecompressionBomb = "decompression_bomb", "the upstream's answer grows too far when it is decompressed";
-    /// A part without one right `Content-Range`, in a coding, or another part than the one that was asked for.
+    /// A part without one right `Content-Range`, in a coding, or another part than the one that was
+    /// asked for.
     BadRange = "malformed_range", "the upstream's answer is not the one range of bytes that was asked for";
     /// A `101` without an upgrade request.
     UnaskedSwitch = "unasked_switch", "the upstream changed the protocol unasked";
@@ -170,7 +172,8 @@ impl UpstreamError {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Whether the upstream has surely not begun to process the request: sending it again costs nothing twice.
+    /// Whether the upstream has surely not begun to process the request: sending it again costs
+    /// nothing twice.
     #[must_use]
     pub fn is_unprocessed(self) -> bool {
         (self as u8) < Self::FirstByteTimeout as u8

@@ -1,8 +1,10 @@
 //! One request and its answer on one connection.
 //!
-//! An HTTP/1 connection ([`h1`](super::h1)) is driven by the task that serves the request, not by a task of its own: the head is
-//! written and the answer is read without a wake-up in between, and dropping the answer closes the connection at once (a cut, an
-//! agent that left, a body that was not read to its end). HTTP/2 connections ([`h2`](super::h2)) carry many requests and have a task each.
+//! An HTTP/1 connection ([`h1`](super::h1)) is driven by the task that serves the request, not by a
+//! task of its own: the head is written and the answer is read without a wake-up in between, and
+//! dropping the answer closes the connection at once (a cut, an agent that left, a body that was
+//! not read to its end). HTTP/2 connections ([`h2`](super::h2)) carry many requests and have a task
+//! each.
 
 use std::{
     future::poll_fn,
@@ -61,7 +63,8 @@ pub struct Again {
 }
 
 impl Again {
-    /// A connection for it. `None`: the upstream speaks another version of HTTP on it, for which the request was not written.
+    /// A connection for it. `None`: the upstream speaks another version of HTTP on it, for which
+    /// the request was not written.
     ///
     /// # Errors
     /// As [`Connection::take`].
@@ -94,7 +97,8 @@ impl Connection {
         Self::within(limit, pool, async |stage| pool.open_new(stage).await).await
     }
 
-    /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the connection for itself.
+    /// A new connection in HTTP/1.1, for a request that may switch protocols and so keep the
+    /// connection for itself.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -127,17 +131,21 @@ impl Connection {
         matches!(self.acquired.ready, Ready::H2(_))
     }
 
-    /// Sends the request; gives the head of the answer and its body. `first_byte`: how long the upstream may be silent before it answers.
+    /// Sends the request; gives the head of the answer and its body. `first_byte`: how long the
+    /// upstream may be silent before it answers.
     ///
     /// # Errors
     /// When the connection fails first. The request comes back where it may be sent again:
-    /// - The upstream has not processed it, by its own word (REFUSED_STREAM, GOAWAY), or because nothing of it was written.
-    /// - The connection had been used before and ended without a byte of an answer, which an upstream does to one that was idle for too
-    ///   long; and the method is idempotent (RFC 9112, 9.3.1).
+    /// - The upstream has not processed it, by its own word (REFUSED_STREAM, GOAWAY), or because
+    ///   nothing of it was written.
+    /// - The connection had been used before and ended without a byte of an answer, which an
+    ///   upstream does to one that was idle for too long; and the method is idempotent (RFC 9112,
+    ///   9.3.1).
     pub async fn send(self, request: Request, first_byte: Duration) -> Result<Response<Answer>, Failure> {
         let Self { acquired: Acquired { ready, fresh }, pool } = self;
         match ready {
-            // Boxed: what it keeps while it waits is large, and would be carried about by every request over HTTP/1.
+            // Boxed: what it keeps while it waits is large, and would be carried about by every
+            // request over HTTP/1.
             Ready::H2(h2) => Box::pin(send_h2(h2, fresh, request, first_byte, pool)).await,
             Ready::H1(h1) => send_h1(h1, fresh, request, first_byte, pool).await,
         }

@@ -1,8 +1,9 @@
 //! HTTP/1.1 as a client: one exchange after the other on one connection.
 //!
-//! hyper's client needs a task for each connection and moves every request, response and body through channels
-//! ([`http::h1`](crate::http::h1) says why ours does not). It is strict where two readers could disagree: a response with both lengths,
-//! a coding other than `chunked`, or an unexpected byte ends the connection.
+//! hyper's client needs a task for each connection and moves every request, response and body
+//! through channels ([`http::h1`](crate::http::h1) says why ours does not). It is strict where two
+//! readers could disagree: a response with both lengths, a coding other than `chunked`, or an
+//! unexpected byte ends the connection.
 
 mod chunked;
 #[cfg(test)]
@@ -38,7 +39,8 @@ use super::{
 };
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
 
-/// Writes of an upload before the answer is looked at: an upstream that has refused it need not get all of it.
+/// Writes of an upload before the answer is looked at: an upstream that has refused it need not get
+/// all of it.
 const WRITES_AT_ONCE: u32 = 16;
 
 /// One connection.
@@ -94,8 +96,9 @@ impl H1 {
         !self.spent && self.inbox.bytes.is_empty() && self.sending.is_done() && self.is_end() && self.outbox.is_empty()
     }
 
-    /// Whether the next request may go out on it: it [is done](Self::is_done) with the last, and the upstream has neither
-    /// closed it nor said anything since (which would be taken for the answer to the next request).
+    /// Whether the next request may go out on it: it [is done](Self::is_done) with the last, and
+    /// the upstream has neither closed it nor said anything since (which would be taken for the
+    /// answer to the next request).
     pub(super) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
         // A task that has used up its budget gets `Pending`, even if data is available.
@@ -104,11 +107,13 @@ impl H1 {
             && Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
-    /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on. `repeatable`: the body is kept until the answer begins.
+    /// Begins an exchange: [`poll_head`](Self::poll_head) moves it on. `repeatable`: the body is
+    /// kept until the answer begins.
     pub(super) fn begin(&mut self, head: &RequestHead, body: Upload, repeatable: bool) {
         self.inbox.rewind();
         (self.wrote, self.heard, self.keeps_body) = (false, false, repeatable);
-        // A body where none is expected may be left lying by the upstream, which then takes it for the next request.
+        // A body where none is expected may be left lying by the upstream, which then takes it for
+        // the next request.
         let bodyless = head.is_bodyless();
         let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         self.spent |= bodyless && length != Some(0);

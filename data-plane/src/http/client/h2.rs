@@ -1,7 +1,8 @@
 //! HTTP/2 as a client: one request on one stream of a connection that others use too.
 //!
-//! The task that serves a request sends its body and reads its answer. A task of its own drives the connection ([`connection`]). A body
-//! that is not sent when the answer begins is sent by another task, because either end may wait for the other (gRPC).
+//! The task that serves a request sends its body and reads its answer. A task of its own drives the
+//! connection ([`connection`]). A body that is not sent when the answer begins is sent by another
+//! task, because either end may wait for the other (gRPC).
 
 mod connection;
 mod pipe;
@@ -23,7 +24,8 @@ pub(super) use self::connection::{Connections, StreamSlot, shake_hands};
 use self::pipe::Pipe;
 use super::{UpstreamError, deadline::Deadline, destination::Destination, request::RequestHead, upload::Upload};
 
-/// How long a stream waits to be opened, where the upstream has lowered its limit after the stream was taken.
+/// How long a stream waits to be opened, where the upstream has lowered its limit after the stream
+/// was taken.
 const OPENING: Duration = Duration::from_secs(10);
 
 /// A stream that a request may use.
@@ -111,8 +113,9 @@ fn one_length(headers: &mut HeaderMap) -> Result<Option<u64>, UpstreamError> {
 
 /// What an error of the library says of the upstream.
 ///
-/// A stream that fails with the peer's GOAWAY has a number beyond the last that the peer has processed (RFC 9113, 6.8): the library
-/// leaves the others to their end. The same holds for a request that comes after a GOAWAY: nothing of it is sent.
+/// A stream that fails with the peer's GOAWAY has a number beyond the last that the peer has
+/// processed (RFC 9113, 6.8): the library leaves the others to their end. The same holds for a
+/// request that comes after a GOAWAY: nothing of it is sent.
 pub(super) fn error(error: &h2::Error) -> UpstreamError {
     if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
         UpstreamError::StreamRefused
@@ -131,12 +134,14 @@ impl H2Body {
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // The agent's pace is the upstream's: what is handed on may come again. An error is the stream's end.
+                    // The agent's pace is the upstream's: what is handed on may come again. An
+                    // error is the stream's end.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                // The answer was whole, and the upstream wants no more of the request (RFC 9113, 8.1).
+                // The answer was whole, and the upstream wants no more of the request (RFC 9113,
+                // 8.1).
                 Some(Err(e)) if e.reason() == Some(Reason::NO_ERROR) && self.left.is_none_or(|left| left == 0) => {
                     self.data_ended = true;
                     return Poll::Ready(None);

@@ -9,7 +9,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long an answer may take to begin. One timer a connection, moved only when it goes off: a request costs none.
+/// How long an answer may take to begin. One timer a connection, moved only when it goes off: a
+/// request costs none.
 #[derive(Default)]
 pub(super) struct Patience {
     timer: Option<Pin<Box<Sleep>>>,

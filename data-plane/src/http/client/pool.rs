@@ -24,8 +24,8 @@ use super::{
     share::{IdleSlot, PoolPlace},
 };
 
-/// Most HTTP/2 connections to one destination. An upstream that allows one request a connection is then asked 64 at a time, and one
-/// that allows 100, as most do, 6,400.
+/// Most HTTP/2 connections to one destination. An upstream that allows one request a connection is
+/// then asked 64 at a time, and one that allows 100, as most do, 6,400.
 const MAX_H2_CONNECTIONS: usize = 64;
 
 /// The connections to one destination.
@@ -98,9 +98,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl SharedConnections {
-    /// Whether another connection may be opened while `waiting` requests wait, those whose connections are being opened included.
+    /// Whether another connection may be opened while `waiting` requests wait, those whose
+    /// connections are being opened included.
     ///
-    /// HTTP/1 takes one a request. HTTP/2 takes as many as the streams are for that wait, as far as the upstream's limit is known.
+    /// HTTP/1 takes one a request. HTTP/2 takes as many as the streams are for that wait, as far as
+    /// the upstream's limit is known.
     fn may_open(&self, waiting: usize) -> bool {
         match self.protocol {
             Protocol::Http1 => true,
@@ -115,7 +117,8 @@ impl SharedConnections {
 }
 
 impl Pool {
-    /// An empty pool that keeps at most `max_idle` unused connections, and no more than the share of `place` has room for.
+    /// An empty pool that keeps at most `max_idle` unused connections, and no more than the share
+    /// of `place` has room for.
     #[must_use]
     pub fn new(destination: Destination, max_idle: usize, place: PoolPlace, gauge: Arc<dyn Gauge>) -> Self {
         let protocol = match (destination.http2_only, &destination.tls) {
@@ -238,7 +241,8 @@ impl Pool {
         }
     }
 
-    /// Closes connections that the upstream has closed or that were unused for `keep_alive`. Tells how many are left.
+    /// Closes connections that the upstream has closed or that were unused for `keep_alive`. Tells
+    /// how many are left.
     pub fn sweep(&self, keep_alive: Duration) -> usize {
         let mut cx = Context::from_waker(Waker::noop());
         let mut idle = self.idle.lock();

@@ -27,19 +27,22 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Whether a body is unusual for the method: one that an upstream leaves unread could be taken for the next request.
+    /// Whether a body is unusual for the method: one that an upstream leaves unread could be taken
+    /// for the next request.
     pub(super) fn is_bodyless(&self) -> bool {
         matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE)
     }
 
-    /// Whether sending it twice has the effect of sending it once (RFC 9110, 9.2.2, and the registry of methods).
+    /// Whether sending it twice has the effect of sending it once (RFC 9110, 9.2.2, and the
+    /// registry of methods).
     pub(super) fn is_idempotent(&self) -> bool {
         let registered = ["PROPFIND", "REPORT", "SEARCH", "QUERY"];
         matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
             || registered.contains(&self.method.as_str())
     }
 
-    /// In HTTP/2's form; `length`: of the body, where it is to be announced. `None` when the target is none.
+    /// In HTTP/2's form; `length`: of the body, where it is to be announced. `None` when the target
+    /// is none.
     pub(super) fn to_h2(&self, scheme: Scheme, authority: Authority, length: Option<u64>) -> Option<http::Request<()>> {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(scheme);

@@ -1,4 +1,5 @@
-//! A request's body on its way to the upstream: nothing, what was read for inspection, or the agent's stream.
+//! A request's body on its way to the upstream: nothing, what was read for inspection, or the
+//! agent's stream.
 
 use std::{
     collections::VecDeque,
@@ -23,12 +24,12 @@ use crate::http::server::RequestBody;
 /// a second would keep a connection open without limit.
 const MIN_PROGRESS_BYTES: u64 = 256;
 
-/// Most bytes of a streamed body that are kept until the answer begins, in case that the request has to be sent again. Requests to models
-/// are smaller, as a rule.
+/// Most bytes of a streamed body that are kept until the answer begins, in case that the request
+/// has to be sent again. Requests to models are smaller, as a rule.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
-/// The body of an upstream request. Trailers of requests are dropped: none of the services needs them, and fields after the
-/// body are a way round every check of the head.
+/// The body of an upstream request. Trailers of requests are dropped: none of the services needs
+/// them, and fields after the body are a way round every check of the head.
 pub enum Upload {
     /// No body.
     Empty,
@@ -90,8 +91,8 @@ pub struct UploadState {
     sender: AtomicWaker,
 }
 
-/// Ends an upload when it is dropped: over HTTP/2 a body is sent by another task than the one that watches the right to it, and
-/// would go on after the exchange has ended.
+/// Ends an upload when it is dropped: over HTTP/2 a body is sent by another task than the one that
+/// watches the right to it, and would go on after the exchange has ended.
 #[derive(Debug)]
 pub struct UploadGuard(Arc<UploadState>);
 
@@ -133,13 +134,15 @@ impl UploadState {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the whole body was handed over. An answer that comes before that leaves the connection in doubt.
+    /// Whether the whole body was handed over. An answer that comes before that leaves the
+    /// connection in doubt.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
 
-    /// The head of the answer is there. A stream that goes both ways may then be silent for as long as the other way is watched.
+    /// The head of the answer is there. A stream that goes both ways may then be silent for as long
+    /// as the other way is watched.
     pub fn answer_began(&self) {
         self.answered.store(true, Ordering::Release);
     }
@@ -184,7 +187,8 @@ impl Streaming {
         }
     }
 
-    /// The same, but only as far as `watcher` lets it. It has seen what was [put back](Self::put_back).
+    /// The same, but only as far as `watcher` lets it. It has seen what was [put
+    /// back](Self::put_back).
     #[must_use]
     pub fn watched(mut self, watcher: Box<dyn Watcher>) -> Self {
         self.watcher = Some(watcher);
@@ -199,8 +203,8 @@ impl Streaming {
         self
     }
 
-    /// The same, but whole only if its SHA-256 is `hash`: otherwise the last of it is never handed over. What was
-    /// [put back](Self::put_back) counts as seen already.
+    /// The same, but whole only if its SHA-256 is `hash`: otherwise the last of it is never handed
+    /// over. What was [put back](Self::put_back) counts as seen already.
     #[must_use]
     pub fn expecting(mut self, hash: Option<[u8; 32]>) -> Self {
         self.expected = hash.map(|hash| {
@@ -320,7 +324,8 @@ impl Streaming {
                 return Poll::Ready(Some(Err(self.state.fail(UploadError::Stopped))));
             }
             let ended = self.body.is_end_stream();
-            // Over HTTP/2 the end may come after the last byte: who counts bytes would have them all by then.
+            // Over HTTP/2 the end may come after the last byte: who counts bytes would have them
+            // all by then.
             let counted = self.expected.is_some() || self.watcher.is_some();
             if ended || (counted && self.body.size_hint().exact() == Some(0)) {
                 self.check_end()?;
@@ -335,7 +340,8 @@ impl Streaming {
         }
     }
 
-    /// One timer a window, not one a frame: it is set when the agent first keeps us waiting, and looks at what came since.
+    /// One timer a window, not one a frame: it is set when the agent first keeps us waiting, and
+    /// looks at what came since.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
         if self.timer.is_none() {
             self.seen_at_timer = self.state.bytes();

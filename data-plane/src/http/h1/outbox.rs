@@ -10,7 +10,8 @@ use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use tokio::io::AsyncWrite;
 
-/// What is to be written: `head` and what was copied behind it, then `part`, in one write where the connection can do that.
+/// What is to be written: `head` and what was copied behind it, then `part`, in one write where the
+/// connection can do that.
 #[derive(Default)]
 pub(crate) struct Outbox {
     pub(crate) head: Vec<u8>,

@@ -10,7 +10,8 @@ use http_body::Body;
 
 use super::outbox::{Outbox, write_chunk_size, write_last_chunk, write_trailers};
 
-/// Parts of a body up to this size are copied behind the head and go out with it, larger ones where they are.
+/// Parts of a body up to this size are copied behind the head and go out with it, larger ones where
+/// they are.
 const COPY_BYTES: usize = 4 * 1024;
 
 /// The body broke off, or is not of the length that was announced.

@@ -94,7 +94,8 @@ impl Activity {
     }
 }
 
-/// How long a connection may wait for a head. One timer a connection, moved only when it goes off: a request costs no timer.
+/// How long a connection may wait for a head. One timer a connection, moved only when it goes off:
+/// a request costs no timer.
 pub(super) struct Waiting {
     header_timeout: Duration,
     keep_alive: Duration,
@@ -108,7 +109,8 @@ impl Waiting {
         Self { header_timeout, keep_alive, head_since: began, first: true, timer: None }
     }
 
-    /// The first byte of a head came, but not all of it. The first head's time counts from the connection's beginning.
+    /// The first byte of a head came, but not all of it. The first head's time counts from the
+    /// connection's beginning.
     pub(super) fn head_began(&mut self) {
         if !self.first {
             self.head_since = Instant::now();

@@ -23,8 +23,9 @@ use super::{
     upgrade::Upgraded,
 };
 
-/// After an answer that ends a connection, what the agent still sends is read and thrown away this long and this far: closing
-/// with unread bytes resets the connection, and the reset overtakes the answer.
+/// After an answer that ends a connection, what the agent still sends is read and thrown away this
+/// long and this far: closing with unread bytes resets the connection, and the reset overtakes the
+/// answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 1024 * 1024;
 

@@ -1,8 +1,10 @@
-//! HTTP/1 as a server: requests one after the other on one connection, each parsed strictly ([`head`]).
+//! HTTP/1 as a server: requests one after the other on one connection, each parsed strictly
+//! ([`head`]).
 //!
-//! One task runs the whole connection. A request is handed to the handler when its head is complete. A body that arrived with the head
-//! goes along; one that is still to come is read by its consumer ([`shared`]). A request that is refused for its form is answered after
-//! the requests before it, and nothing behind it is read.
+//! One task runs the whole connection. A request is handed to the handler when its head is
+//! complete. A body that arrived with the head goes along; one that is still to come is read by its
+//! consumer ([`shared`]). A request that is refused for its form is answered after the requests
+//! before it, and nothing behind it is read.
 
 mod body;
 #[cfg(test)]
@@ -106,7 +108,8 @@ impl H1 {
         Self { shared, limits, activity, waiting, skipped: false, scanned: 0, parts, outbox }
     }
 
-    /// Serves until the agent or the node wants no more. At `stop`, the request that has begun is the last.
+    /// Serves until the agent or the node wants no more. At `stop`, the request that has begun is
+    /// the last.
     pub(super) async fn serve(mut self, serve: &impl RequestHandler, stop: &CancellationToken) -> End {
         let mut stopped = pin!(stop.cancelled());
         loop {
@@ -244,13 +247,14 @@ impl H1 {
             Framing::ToEnd => Sending::ToEnd(body),
         };
         if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
-            // An answer that goes to the connection's end would pass for the whole; and what an agent may not have any more is not
-            // to reach it from the kernel's buffers either.
+            // An answer that goes to the connection's end would pass for the whole; and what an
+            // agent may not have any more is not to reach it from the kernel's buffers either.
             let reset = to_end || sending.body().is_some_and(is_severed);
             if reset && let Some(stream) = &self.shared.lock().stream {
                 stream.reset();
             }
-            // An answer that broke off misses its last chunk, or some of its length. The agent gets the rest of it in any case.
+            // An answer that broke off misses its last chunk, or some of its length. The agent gets
+            // the rest of it in any case.
             return if sending.is_broken() && !reset { Ok(false) } else { Err(Broken) };
         }
         if self.outbox.head.capacity() > KEPT_BYTES {

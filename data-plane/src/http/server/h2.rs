@@ -1,5 +1,5 @@
-//! HTTP/2 as a server speaks it: hyper's, with every limit set, each stream watched ([`slow_reader`](super::slow_reader)) and frames
-//! counted ([`FrameMonitor`]).
+//! HTTP/2 as a server speaks it: hyper's, with every limit set, each stream watched
+//! ([`slow_reader`](super::slow_reader)) and frames counted ([`FrameMonitor`]).
 
 use std::{
     convert::Infallible,
@@ -31,8 +31,8 @@ const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Answers waiting to be written on one HTTP/2 stream.
 const H2_SEND_BUFFER: usize = 128 * 1024;
-/// Streams that an agent may reset before the node has seen them, and resets for the agent's own errors: then the connection
-/// is closed (rapid reset, CVE-2023-44487).
+/// Streams that an agent may reset before the node has seen them, and resets for the agent's own
+/// errors: then the connection is closed (rapid reset, CVE-2023-44487).
 const H2_PENDING_RESETS: usize = 20;
 const H2_ERROR_RESETS: usize = 64;
 
@@ -84,7 +84,8 @@ fn refusal_code(error: &hyper::Error) -> Option<u32> {
     error.reason().filter(|_| error.is_library()).map(u32::from)
 }
 
-/// Whether the head of an HTTP/2 request is larger than the node takes (RFC 9113, 6.5.2: each field counts 32 bytes more).
+/// Whether the head of an HTTP/2 request is larger than the node takes (RFC 9113, 6.5.2: each field
+/// counts 32 bytes more).
 fn is_too_large(request: &Request<Incoming>, most: usize) -> bool {
     let uri = request.uri();
     let target = uri.path_and_query().map_or(0, |p| p.as_str().len()) + uri.authority().map_or(0, |a| a.as_str().len());
@@ -99,7 +100,8 @@ fn builder<B>(limits: &Limits, executor: StreamExecutor<B>) -> http2::Builder<St
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_frame_size(16 * 1024)
-        // The node's own limit answers first, with a request id and a record; this one bounds memory.
+        // The node's own limit answers first, with a request id and a record; this one bounds
+        // memory.
         .max_header_list_size(u32::try_from(2 * limits.head.bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(H2_PENDING_RESETS)
         .max_local_error_reset_streams(H2_ERROR_RESETS)

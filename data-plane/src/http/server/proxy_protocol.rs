@@ -1,7 +1,8 @@
-//! PROXY protocol, versions 1 and 2 (haproxy.org, `proxy-protocol.txt`): a balancer says whose connection it passes on.
+//! PROXY protocol, versions 1 and 2 (haproxy.org, `proxy-protocol.txt`): a balancer says whose
+//! connection it passes on.
 //!
-//! A connection from a listed balancer must begin with the header. A connection from anybody else never has one: what looks like one is
-//! read as a request, and refused as such.
+//! A connection from a listed balancer must begin with the header. A connection from anybody else
+//! never has one: what looks like one is read as a request, and refused as such.
 
 use std::{
     fmt, io,
@@ -19,7 +20,8 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1, with its end.
 const MAX_LINE: usize = 107;
-/// Most bytes behind the fixed part of version 2: addresses and extensions. AWS and Google need less than 300.
+/// Most bytes behind the fixed part of version 2: addresses and extensions. AWS and Google need
+/// less than 300.
 const MAX_EXTENSIONS: usize = 2048;
 
 /// Whose PROXY headers are believed, and how many were refused. Cheap to clone.
@@ -58,8 +60,9 @@ impl Balancers {
         self.rejected.load(Relaxed)
     }
 
-    /// Who is at the other end of a connection from `peer`: what its header says, where `peer` is a balancer. `None`: the connection is
-    /// to be closed. Reads exactly the header. The caller limits the time.
+    /// Who is at the other end of a connection from `peer`: what its header says, where `peer` is a
+    /// balancer. `None`: the connection is to be closed. Reads exactly the header. The caller
+    /// limits the time.
     pub(super) async fn source(&self, tcp: &mut TcpStream, peer: IpAddr) -> Option<IpAddr> {
         if !self.from.contains(peer) {
             return Some(peer);
@@ -113,7 +116,8 @@ async fn read_binary(tcp: &mut TcpStream) -> Result<Option<IpAddr>, Malformed> {
     }
 }
 
-/// Reads version 1, of which `start` was read. Looks before it takes, so that nothing behind the line is taken.
+/// Reads version 1, of which `start` was read. Looks before it takes, so that nothing behind the
+/// line is taken.
 async fn read_line(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<IpAddr>, Malformed> {
     let mut line = Vec::with_capacity(MAX_LINE);
     line.extend_from_slice(start);
@@ -160,7 +164,8 @@ mod tests {
 
     use super::*;
 
-    /// What is read from a balancer that sends `bytes` in pieces of `piece` bytes, and what is left on the connection.
+    /// What is read from a balancer that sends `bytes` in pieces of `piece` bytes, and what is left
+    /// on the connection.
     async fn sent(bytes: Vec<u8>, piece: usize) -> (Option<IpAddr>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

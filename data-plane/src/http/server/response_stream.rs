@@ -1,14 +1,17 @@
 //! Responses on HTTP/2 streams that can be aborted even when the agent does not read.
 //!
-//! hyper polls a body only while the stream's window is open. It hands the last part to `h2` together with the end of the stream.
-//! What is queued behind the window would then be sent whenever the agent opens it, long after the right to it has ended.
+//! hyper polls a body only while the stream's window is open. It hands the last part to `h2`
+//! together with the end of the stream. What is queued behind the window would then be sent
+//! whenever the agent opens it, long after the right to it has ended.
 //!
-//! Therefore a body is shared with the task of its stream ([`slow_reader`](super::slow_reader)). Whenever that task is woken, it asks the
-//! body whether it has to end. The end of the stream is held back until `h2` has taken every part from its queue. A stream that
-//! is dropped before its end is reset (CANCEL), and `h2` (0.4.14 and later) discards what it has queued for it.
+//! Therefore a body is shared with the task of its stream ([`slow_reader`](super::slow_reader)).
+//! Whenever that task is woken, it asks the body whether it has to end. The end of the stream is
+//! held back until `h2` has taken every part from its queue. A stream that is dropped before its
+//! end is reset (CANCEL), and `h2` (0.4.14 and later) discards what it has queued for it.
 //!
-//! Bytes in the buffers of `h2`, TLS and the kernel cannot be told apart by stream. A connection that holds such bytes and takes no more
-//! is reset as a whole ([`ConnectionHandle::reset_if_blocked`]), so the kernel discards what it holds.
+//! Bytes in the buffers of `h2`, TLS and the kernel cannot be told apart by stream. A connection
+//! that holds such bytes and takes no more is reset as a whole
+//! ([`ConnectionHandle::reset_if_blocked`]), so the kernel discards what it holds.
 
 use std::{
     convert::Infallible,
@@ -57,7 +60,8 @@ pub(super) struct ResponseStream<B> {
     link: Arc<ConnectionHandle>,
 }
 
-/// The stream of the request that hyper is about to make a task for: it calls the service and then the executor of a connection.
+/// The stream of the request that hyper is about to make a task for: it calls the service and then
+/// the executor of a connection.
 pub(super) struct NextStream<B>(Mutex<Option<Arc<ResponseStream<B>>>>);
 
 impl<B> Default for NextStream<B> {
@@ -189,8 +193,9 @@ where
             let polled = Pin::new(&mut *inner).poll_frame(cx);
             this.stream.note(&polled);
             match ready!(polled) {
-                // A reset of the stream makes `h2` forget what it has queued for it, the head included. So the head and what came before
-                // the break go out first: an empty part is behind both. What the agent may not have any more is reset at once.
+                // A reset of the stream makes `h2` forget what it has queued for it, the head
+                // included. So the head and what came before the break go out first: an empty part
+                // is behind both. What the agent may not have any more is reset at once.
                 Some(Err(error)) if inner.poll_aborted(cx).is_ready() => return Poll::Ready(Some(Err(error))),
                 Some(Err(error)) => {
                     this.end = Some(Some(Err(error)));

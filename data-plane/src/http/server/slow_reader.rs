@@ -1,8 +1,9 @@
 //! Ends HTTP/2 streams whose agent does not read.
 //!
-//! When a stream's window is 0, hyper waits without a limit and does not poll the body, so the body's own limits are not checked.
-//! hyper runs each stream as a task on our executor. If the last poll of the handler and of the body made progress, a task that
-//! waits is waiting for its agent. [`ResponseStream`] records the outcome of each poll.
+//! When a stream's window is 0, hyper waits without a limit and does not poll the body, so the
+//! body's own limits are not checked. hyper runs each stream as a task on our executor. If the last
+//! poll of the handler and of the body made progress, a task that waits is waiting for its agent.
+//! [`ResponseStream`] records the outcome of each poll.
 
 use std::{
     future::Future,

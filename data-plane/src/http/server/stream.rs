@@ -20,7 +20,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three bytes.
+/// What an HTTP/2 connection begins with; no HTTP/1 method of ours begins with its first three
+/// bytes.
 pub(super) const PREFACE_START: &[u8; 3] = b"PRI";
 /// An agent that reads nothing for this long has disconnected, or tries to occupy memory.
 const WRITE_STALL: Duration = Duration::from_secs(60);
@@ -46,8 +47,8 @@ pub struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    /// What was being sent may not reach the agent any more. Bytes that wait in front of an agent that takes none can't be told
-    /// apart: the connection ends.
+    /// What was being sent may not reach the agent any more. Bytes that wait in front of an agent
+    /// that takes none can't be told apart: the connection ends.
     pub fn reset_if_blocked(&self) {
         if self.blocked.load(Relaxed) {
             self.reset();
@@ -83,7 +84,8 @@ pub struct Stream {
 }
 
 impl Prefix {
-    /// Reads until it is clear whether `tcp` begins as HTTP/2 does: at most three bytes. `None` when the agent says nothing.
+    /// Reads until it is clear whether `tcp` begins as HTTP/2 does: at most three bytes. `None`
+    /// when the agent says nothing.
     pub(super) async fn read(mut tcp: TcpStream) -> Option<(TcpStream, Self)> {
         let mut prefix = Self::default();
         loop {
@@ -154,7 +156,8 @@ impl Stream {
         self.link.get_or_insert_default().clone()
     }
 
-    /// Bytes wait for the agent: written ones until they are flushed, which TLS doesn't do by itself.
+    /// Bytes wait for the agent: written ones until they are flushed, which TLS doesn't do by
+    /// itself.
     fn blocked<T>(&self, poll: &Poll<io::Result<T>>, flushed: bool) {
         if let Some(link) = &self.link
             && (poll.is_pending() || flushed)
@@ -193,7 +196,8 @@ impl AsyncRead for Stream {
         }
         this.prefix.take(buf);
         if this.prefix.len == 0 && buf.remaining() > 0 {
-            // What has come with it is read in one go. An error shows again in the next read, and so does the end.
+            // What has come with it is read in one go. An error shows again in the next read, and
+            // so does the end.
             let _ = this.poll_read_inner(cx, buf);
         }
         Poll::Ready(Ok(()))

@@ -36,7 +36,8 @@ pub struct TlsConfig {
     /// PEM roots for agents' client certificates. Default: none.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
-    /// Whether agents must show a client certificate. Default: `required` with `client_ca_file`, else `none`.
+    /// Whether agents must show a client certificate. Default: `required` with `client_ca_file`,
+    /// else `none`.
     #[serde(default)]
     pub client_certificates: Option<ClientCertificates>,
 }
@@ -47,7 +48,8 @@ pub struct TlsConfig {
 pub enum ClientCertificates {
     /// They are not asked for a certificate.
     None,
-    /// A certificate or none. With `client_ca_file`, one of its; else any, for tokens that are bound to it.
+    /// A certificate or none. With `client_ca_file`, one of its; else any, for tokens that are
+    /// bound to it.
     Optional,
     /// A certificate of `client_ca_file`.
     Required,
@@ -120,7 +122,8 @@ impl Acceptor {
         let mut server = builder.with_cert_resolver(served.clone());
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         if asks != ClientCertificates::None {
-            // Every connection shows its certificate: a resumed one would go on after that has expired.
+            // Every connection shows its certificate: a resumed one would go on after that has
+            // expired.
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
         }
@@ -138,7 +141,8 @@ impl Acceptor {
     }
 }
 
-/// When the certificate ends that the agent has shown, from now; `None`: it has shown none. The connection ends with it.
+/// When the certificate ends that the agent has shown, from now; `None`: it has shown none. The
+/// connection ends with it.
 pub(super) fn certificate_left<T>(stream: &TlsStream<T>) -> Option<Duration> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     // It was verified: what can't be read has no time left.
@@ -169,8 +173,8 @@ fn certified(config: &TlsConfig) -> Result<CertifiedKey, TlsError> {
     CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(TlsError::Pair)
 }
 
-/// The pair that is served. A pair that can't be read leaves the one before in place: half-written files are the rule when
-/// certificates are renewed.
+/// The pair that is served. A pair that can't be read leaves the one before in place: half-written
+/// files are the rule when certificates are renewed.
 #[derive(Debug)]
 struct Reloading {
     config: TlsConfig,

@@ -1,4 +1,5 @@
-//! What a connection becomes after HTTP: behind `101 Switching Protocols`, or behind a positive response to `CONNECT`.
+//! What a connection becomes after HTTP: behind `101 Switching Protocols`, or behind a positive
+//! response to `CONNECT`.
 
 use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
 

@@ -10,8 +10,8 @@ use http_body::{Frame, SizeHint};
 
 use super::Record;
 
-/// Counts what goes to the agent and closes the record: as completed at the end of the body, as aborted when it fails or
-/// is dropped before.
+/// Counts what goes to the agent and closes the record: as completed at the end of the body, as
+/// aborted when it fails or is dropped before.
 pub(crate) struct Body<B: http_body::Body> {
     inner: B,
     record: Option<Record>,

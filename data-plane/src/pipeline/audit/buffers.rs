@@ -1,6 +1,7 @@
 //! Memory of closed records, for the next ones of the same thread.
 //!
-//! Allocating, wiping and freeing half a kilobyte costs as much as writing a record into it. Records hold names and numbers, and no secret.
+//! Allocating, wiping and freeing half a kilobyte costs as much as writing a record into it.
+//! Records hold names and numbers, and no secret.
 
 use std::cell::RefCell;
 

@@ -12,9 +12,9 @@ const TOKEN: &str = "seks_token_";
 
 /// A path for a record, and whether it was cut.
 ///
-/// Whatever isn't printable ASCII is percent-encoded, so a record can neither break a line, move a terminal's cursor nor
-/// turn text around. Where an SDK puts its key into the path, the token is taken out; where one is hidden behind
-/// escapes, the whole path is.
+/// Whatever isn't printable ASCII is percent-encoded, so a record can neither break a line, move a
+/// terminal's cursor nor turn text around. Where an SDK puts its key into the path, the token is
+/// taken out; where one is hidden behind escapes, the whole path is.
 pub(super) fn path(path: &str) -> (Cow<'_, str>, bool) {
     static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(TOKEN));
     let plain = path.len() <= MAX_PATH && path.bytes().all(|b| b.is_ascii_graphic() && b != b'%');
@@ -72,7 +72,8 @@ fn hides_token(path: &str) -> bool {
         }
     }
     let count = |haystack: &[u8]| memchr::memmem::find_iter(haystack, TOKEN.as_bytes()).count();
-    // An escape among the token's own characters leaves the prefix in sight and would cut the token short.
+    // An escape among the token's own characters leaves the prefix in sight and would cut the token
+    // short.
     count(&plain) != count(path.as_bytes()) || escaped_tail(path)
 }
 

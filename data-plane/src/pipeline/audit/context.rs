@@ -1,11 +1,13 @@
-//! W3C trace context: `traceparent`, read from an agent and, where a service says so, passed on as a span of ours.
+//! W3C trace context: `traceparent`, read from an agent and, where a service says so, passed on as
+//! a span of ours.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use seks_runtime::telemetry::SpanContext;
 
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The agent's span, when it sent one `traceparent` and that is well-formed (W3C Trace Context, 3.2).
+/// The agent's span, when it sent one `traceparent` and that is well-formed (W3C Trace Context,
+/// 3.2).
 pub(super) fn parent(headers: &HeaderMap) -> Option<SpanContext> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?.as_bytes();

@@ -1,4 +1,5 @@
-//! Log lines for upstreams that fail. A failing upstream fails every request, so the lines are limited and what is left out is counted.
+//! Log lines for upstreams that fail. A failing upstream fails every request, so the lines are
+//! limited and what is left out is counted.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},

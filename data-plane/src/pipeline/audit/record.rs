@@ -64,7 +64,8 @@ impl Counters {
     }
 }
 
-/// An open record. Each setter writes what its stage found, and is called once at most: a field is in a record once.
+/// An open record. Each setter writes what its stage found, and is called once at most: a field is
+/// in a record once.
 pub(crate) struct Record {
     // Boxed: a record moves through every stage.
     open: Box<Open>,
@@ -147,7 +148,8 @@ impl Record {
         Self { open }
     }
 
-    /// Overwrites the path with what `masked` gives for it and for whether it was cut. To be called before anything of the record leaves.
+    /// Overwrites the path with what `masked` gives for it and for whether it was cut. To be called
+    /// before anything of the record leaves.
     pub(crate) fn mask_path(&mut self, masked: impl FnOnce(&[u8], bool) -> Option<Vec<u8>>) {
         let Some(path) = self.open.spooled.as_mut().map(Spooled::path_mut) else { return };
         if let Some(clean) = masked(path, path.len() >= clean::MAX_PATH)
@@ -197,8 +199,9 @@ impl Record {
         self.spool(|fields| fields.text(field::ROUTE, route));
     }
 
-    /// Where records are required: sends an intent to the disk. [`Intent::recorded`] must have succeeded before anything of the request
-    /// is sent. Costs nothing where records are not required, and on a second call.
+    /// Where records are required: sends an intent to the disk. [`Intent::recorded`] must have
+    /// succeeded before anything of the request is sent. Costs nothing where records are not
+    /// required, and on a second call.
     ///
     /// # Errors
     /// `audit_unavailable`.
@@ -208,8 +211,8 @@ impl Record {
         spooled.intend(|fields| trace.iter().for_each(|trace| trace.write(fields)))
     }
 
-    /// Where records are required: waits until an answer of our own is recorded. To be called before it is given. Behind an intent it is
-    /// recorded at its end, like every outcome.
+    /// Where records are required: waits until an answer of our own is recorded. To be called
+    /// before it is given. Behind an intent it is recorded at its end, like every outcome.
     ///
     /// # Errors
     /// `audit_unavailable`, which is the answer then.
@@ -242,7 +245,8 @@ impl Record {
         }
     }
 
-    /// The request is decided again, from the look-up on: forgets what the stages since [`table`](Self::table) have written.
+    /// The request is decided again, from the look-up on: forgets what the stages since
+    /// [`table`](Self::table) have written.
     pub(crate) fn decide_again(&mut self) {
         if let Some(spooled) = &mut self.open.spooled {
             spooled.decide_again();
@@ -325,7 +329,8 @@ impl Record {
         self.open.reason = Some(code);
     }
 
-    /// The upstream call begins. Returns what goes to the upstream as `traceparent` if the service passes it on.
+    /// The upstream call begins. Returns what goes to the upstream as `traceparent` if the service
+    /// passes it on.
     pub(crate) fn upstream_began(&mut self, pass_context: bool) -> Option<HeaderValue> {
         let open = &mut *self.open;
         open.upstream_began = Some(Instant::now());
@@ -347,8 +352,8 @@ impl Record {
         open.service.upstream_answered(status);
     }
 
-    /// How long the request has waited for a connection: for its upstream to be reached, or for one that others use to be free. Not a part
-    /// of the upstream's own time.
+    /// How long the request has waited for a connection: for its upstream to be reached, or for one
+    /// that others use to be free. Not a part of the upstream's own time.
     pub(crate) fn waited_for_connection(&mut self, time: Duration) {
         self.open.waited += time;
     }
@@ -378,7 +383,8 @@ impl Record {
         self.open.overhead = Some(self.open.began.elapsed().saturating_sub(self.open.upstream_took));
     }
 
-    /// The answer was sent to its end. Closes the record; dropping it instead says that the answer broke off.
+    /// The answer was sent to its end. Closes the record; dropping it instead says that the answer
+    /// broke off.
     pub(crate) fn complete(mut self) {
         self.open.completed = true;
     }
@@ -409,7 +415,8 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Where a new record goes: to the spool, or to the collector's queue where there is none. Nowhere where that is full.
+/// Where a new record goes: to the spool, or to the collector's queue where there is none. Nowhere
+/// where that is full.
 fn begin(audit: &Inner) -> (Option<Spooled>, Option<SpanReservation>) {
     if let Some(recorder) = audit.spool.as_ref().and_then(|spool| spool.recorder().clone()) {
         return (Some(Spooled::begin(recorder, audit.mode)), None);

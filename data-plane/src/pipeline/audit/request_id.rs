@@ -24,7 +24,8 @@ impl Source {
     pub(super) fn new() -> Self {
         let mut bytes = [0; 8];
         if getrandom::fill(&mut bytes).is_err() {
-            // Uniqueness is all that is needed, and the time and the process give that on one machine.
+            // Uniqueness is all that is needed, and the time and the process give that on one
+            // machine.
             let time = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64;
             bytes = (time ^ u64::from(std::process::id()).rotate_left(40)).to_le_bytes();
         }

@@ -124,7 +124,8 @@ impl Spooled {
         self.writer.rewind(self.decision);
     }
 
-    /// Sends an intent to the disk, once, where records are required. `closing` are fields that the outcome has at its end.
+    /// Sends an intent to the disk, once, where records are required. `closing` are fields that the
+    /// outcome has at its end.
     pub(super) fn intend(&mut self, closing: impl FnOnce(&mut RecordWriter)) -> Result<Intent, Code> {
         let Some(recorder) = self.recorder.as_ref().filter(|_| self.is_required) else { return Ok(Intent(None)) };
         if self.written != Written::Nothing {
@@ -140,12 +141,14 @@ impl Spooled {
         Ok(Intent(Some(durable)))
     }
 
-    /// Whether the answer must wait for [`whole`](Self::whole): nothing of the request is on the disk yet.
+    /// Whether the answer must wait for [`whole`](Self::whole): nothing of the request is on the
+    /// disk yet.
     pub(super) fn needs_whole(&self) -> bool {
         self.is_required && self.written == Written::Nothing
     }
 
-    /// Sends the whole record to the disk, before its request is answered. `closing` are the fields that are known at its end.
+    /// Sends the whole record to the disk, before its request is answered. `closing` are the fields
+    /// that are known at its end.
     pub(super) fn whole(&mut self, closing: impl FnOnce(&mut RecordWriter)) -> Result<Intent, Code> {
         let Some(recorder) = &self.recorder else { return Ok(Intent(None)) };
         closing(&mut self.writer);

@@ -7,7 +7,8 @@ use seks_runtime::telemetry::SpanContext;
 use super::{context, trace_id};
 use crate::spans::{SpanIds, encode_context};
 
-/// The trace of one request: its own, or the agent's where the service trusts the agent's `traceparent`.
+/// The trace of one request: its own, or the agent's where the service trusts the agent's
+/// `traceparent`.
 #[derive(Clone, Copy)]
 pub(super) struct Trace {
     own: [u8; 16],
@@ -25,7 +26,8 @@ impl Trace {
         self.is_trusted = trusts && self.agent.is_some();
     }
 
-    /// The upstream call's span. Sampled, whatever the agent says: an audit record is never sampled away.
+    /// The upstream call's span. Sampled, whatever the agent says: an audit record is never sampled
+    /// away.
     pub(super) fn upstream(&self, request_id: &[u8; 16]) -> SpanContext {
         SpanContext { trace: self.id(), span: SpanIds::of(request_id).upstream, flags: 1 }
     }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A counter from a random beginning, mixed: no two ids of a process are the same, and a request costs no system call.
+/// A counter from a random beginning, mixed: no two ids of a process are the same, and a request
+/// costs no system call.
 pub(super) struct Source {
     process: u64,
     next: AtomicU64,
@@ -12,7 +13,8 @@ impl Source {
     pub(super) fn new() -> Self {
         let mut bytes = [0; 16];
         if getrandom::fill(&mut bytes).is_err() {
-            // Uniqueness is all that is needed, and the time and the process give that on one machine.
+            // Uniqueness is all that is needed, and the time and the process give that on one
+            // machine.
             let time = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
             bytes = (time ^ u128::from(std::process::id()).rotate_left(80)).to_le_bytes();
         }

@@ -1,4 +1,5 @@
-//! What a request was permitted on, kept for as long as it lasts: when a record of its tenant has changed, it is decided again.
+//! What a request was permitted on, kept for as long as it lasts: when a record of its tenant has
+//! changed, it is decided again.
 
 use std::{
     net::IpAddr,
@@ -28,9 +29,11 @@ pub(super) struct DecidedOn {
     /// When it was decided first, in unix seconds, and on a clock that isn't set.
     at: (i64, Instant),
     websocket: bool,
-    /// What is known of the body. `Opaque` where it was passed on unread: a policy that asks for it denies.
+    /// What is known of the body. `Opaque` where it was passed on unread: a policy that asks for it
+    /// denies.
     facts: Facts,
-    /// The credential that it was permitted to use, and how long it may finish with it when that was replaced.
+    /// The credential that it was permitted to use, and how long it may finish with it when that
+    /// was replaced.
     credential: u64,
     grace: Option<Duration>,
 }
@@ -68,7 +71,8 @@ impl DecidedOn {
         self
     }
 
-    /// Whether requests to the service go somewhere else now, or may not take the way that this one took.
+    /// Whether requests to the service go somewhere else now, or may not take the way that this one
+    /// took.
     fn leads_elsewhere(&self, now: &ServiceEntry) -> bool {
         let before = &self.service;
         before.upstream != now.upstream

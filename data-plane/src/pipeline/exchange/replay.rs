@@ -1,7 +1,8 @@
 //! Tokens of issuers that were exchanged: each is exchanged once at a node.
 //!
-//! The memory is the node's own: a fleet exchanges a token once at each node. It is bounded for each tenant, and a tenant whose
-//! part is full exchanges nothing until entries expire. Forgetting one would allow a replay.
+//! The memory is the node's own: a fleet exchanges a token once at each node. It is bounded for
+//! each tenant, and a tenant whose part is full exchanges nothing until entries expire. Forgetting
+//! one would allow a replay.
 
 use std::collections::HashMap;
 

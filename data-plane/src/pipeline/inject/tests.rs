@@ -85,7 +85,8 @@ fn nothing_that_holds_the_credential_prints_it() {
 }
 
 proptest! {
-    /// No byte of a request has a say in form, place or length of what is put in (GHSA-f28g-86hc-823q).
+    /// No byte of a request has a say in form, place or length of what is put in
+    /// (GHSA-f28g-86hc-823q).
     #[test]
     fn what_is_put_in_is_the_same_whatever_the_agent_sends(
         fields in prop::collection::vec(

@@ -1,4 +1,5 @@
-//! What is different for gRPC: it is HTTP/2 with trailers, and its clients read refusals from `grpc-status` alone.
+//! What is different for gRPC: it is HTTP/2 with trailers, and its clients read refusals from
+//! `grpc-status` alone.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header};
@@ -6,7 +7,8 @@ use http::{HeaderName, HeaderValue, Response, header};
 use super::Refusal;
 use crate::code::Code;
 
-/// A refusal as gRPC clients understand it: an answer of headers alone, with status 200 (as Envoy does it too).
+/// A refusal as gRPC clients understand it: an answer of headers alone, with status 200 (as Envoy
+/// does it too).
 pub(crate) fn refused(refusal: &Refusal) -> Option<Response<Bytes>> {
     let mut response = Response::new(Bytes::new());
     let message: String =

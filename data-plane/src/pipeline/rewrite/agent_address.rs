@@ -18,8 +18,9 @@ pub(crate) struct AgentAddress {
 impl AgentAddress {
     /// Both clones share the request's bytes.
     ///
-    /// Where a load balancer ends TLS, the agent's URLs are `https` although the node's connection is not. The balancer
-    /// says so in `X-Forwarded-Proto`. An agent that claims it falsely changes only the URLs in its own answers.
+    /// Where a load balancer ends TLS, the agent's URLs are `https` although the node's connection
+    /// is not. The balancer says so in `X-Forwarded-Proto`. An agent that claims it falsely changes
+    /// only the URLs in its own answers.
     pub(crate) fn new(naming: Naming, tls: bool, parts: &Parts) -> Self {
         let forwarded = parts.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
         Self {
@@ -30,7 +31,8 @@ impl AgentAddress {
         }
     }
 
-    /// What the URLs of `service` are rewritten to. `None` where the agent uses the upstream's own name: its URLs are right.
+    /// What the URLs of `service` are rewritten to. `None` where the agent uses the upstream's own
+    /// name: its URLs are right.
     pub(super) fn urls(&self, service: &Service) -> Option<Urls> {
         let prefix = match self.naming {
             Naming::Path => format!("/api/{}", service.name),

@@ -1,11 +1,13 @@
-//! `Set-Cookie` of services with `pass_cookies`: a client sends the cookie back where it got it from, which is the node.
+//! `Set-Cookie` of services with `pass_cookies`: a client sends the cookie back where it got it
+//! from, which is the node.
 
 use super::Urls;
 
 /// Adapts a cookie (RFC 6265, 5.2) to the node's address. `None`: it stays as it is.
 ///
-/// `Path` becomes a path of the node. `Domain` is dropped if it is the upstream's: the cookie is then the node's alone. Another domain stays,
-/// and clients ignore such a cookie as they would have done before. `Secure` is dropped where agents reach the node without TLS.
+/// `Path` becomes a path of the node. `Domain` is dropped if it is the upstream's: the cookie is
+/// then the node's alone. Another domain stays, and clients ignore such a cookie as they would have
+/// done before. `Secure` is dropped where agents reach the node without TLS.
 pub(super) fn rewrite_cookie(text: &str, urls: &Urls, base_path: &str) -> Option<String> {
     let (pair, attributes) = text.split_once(';')?;
     // Clients refuse such a cookie with another path, or without `Secure`.

@@ -1,7 +1,9 @@
-//! MCP's `endpoint` event, with which a server over HTTP and SSE says where messages are to be posted (MCP 2024-11-05).
+//! MCP's `endpoint` event, with which a server over HTTP and SSE says where messages are to be
+//! posted (MCP 2024-11-05).
 //!
-//! It is the first event of the stream. Clients act on an event only when it has ended, so that it is held until then delays
-//! nothing. Comments before it, which keep a connection alive, and everything behind it go through as they came.
+//! It is the first event of the stream. Clients act on an event only when it has ended, so that it
+//! is held until then delays nothing. Comments before it, which keep a connection alive, and
+//! everything behind it go through as they came.
 
 use std::ops::Range;
 
@@ -51,7 +53,8 @@ impl EndpointEvent {
         }
     }
 
-    /// The stream has ended or broken off: gives what was held back. An event that did not end is none.
+    /// The stream has ended or broken off: gives what was held back. An event that did not end is
+    /// none.
     pub(super) fn finish(&mut self) -> Bytes {
         self.done = true;
         self.held.split().freeze()

@@ -6,11 +6,12 @@ use seks_service::Service;
 use super::{Urls, cookies::rewrite_cookie};
 use crate::pipeline::{authorize, signed_url::UrlSigner};
 
-/// Fields of which the whole value is a URL reference, beside those whose names end as [`is_reference`] says.
+/// Fields of which the whole value is a URL reference, beside those whose names end as
+/// [`is_reference`] says.
 const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url", "x-goog-upload-url"];
 
-/// Fields that say something of an origin and not of a resource, and opaque values that clients send back: they are as the upstream
-/// wrote them.
+/// Fields that say something of an origin and not of a resource, and opaque values that clients
+/// send back: they are as the upstream wrote them.
 const NOT_URLS: &[&str] = &[
     "access-control-allow-origin",
     "content-security-policy",
@@ -29,9 +30,9 @@ pub(super) struct SignedHeaders<'a> {
     pub(super) signer: &'a UrlSigner,
 }
 
-/// Rewrites every URL of the upstream's in `headers`. Absolute URLs are rewritten in any field, absolute paths in fields that
-/// hold one reference, in `Link` and in `Refresh`. Cookies are adapted to the node's address if
-/// the service takes them: its base path is `cookies` then.
+/// Rewrites every URL of the upstream's in `headers`. Absolute URLs are rewritten in any field,
+/// absolute paths in fields that hold one reference, in `Link` and in `Refresh`. Cookies are
+/// adapted to the node's address if the service takes them: its base path is `cookies` then.
 pub(super) fn rewrite_headers(
     headers: &mut HeaderMap,
     urls: &Urls,
@@ -54,7 +55,8 @@ pub(super) fn rewrite_headers(
     }
 }
 
-/// Rewrites a reference that clients use without a key, and signs it. One that the node would refuse as a target is only rewritten.
+/// Rewrites a reference that clients use without a key, and signs it. One that the node would
+/// refuse as a target is only rewritten.
 fn rewrite_signed(reference: &str, urls: &Urls, signed: SignedHeaders<'_>) -> Option<String> {
     let SignedHeaders { service, signer } = signed;
     let reference = urls.reference(reference).or_else(|| {
@@ -97,13 +99,15 @@ fn rewrite(name: &HeaderName, text: &str, urls: &Urls) -> Option<String> {
     }
 }
 
-/// `Location`, `Content-Location`, `Operation-Location`, `X-Goog-Upload-URL`, `Azure-AsyncOperation` and the like.
+/// `Location`, `Content-Location`, `Operation-Location`, `X-Goog-Upload-URL`,
+/// `Azure-AsyncOperation` and the like.
 fn is_reference(name: &str) -> bool {
     name.ends_with("location") || name.ends_with("-url") || name.ends_with("-uri") || REFERENCES.contains(&name)
 }
 
-/// Rewrites each reference between `open` and `close`, as in `<https://host/?page=2>; rel="next", <…>; rel="last"`, and absolute URLs between
-/// them, as in `anchor="https://host/x"` (RFC 8288, 3.2).
+/// Rewrites each reference between `open` and `close`, as in
+/// `<https://host/?page=2>; rel="next", <…>; rel="last"`, and absolute URLs between them, as in
+/// `anchor="https://host/x"` (RFC 8288, 3.2).
 fn between(text: &str, open: char, close: char, urls: &Urls) -> Option<String> {
     let (mut out, mut rest, mut changed) = (String::with_capacity(text.len() + 64), text, false);
     while let Some((before, after)) = rest.split_once(open) {
@@ -122,7 +126,8 @@ fn between(text: &str, open: char, close: char, urls: &Urls) -> Option<String> {
     changed.then_some(out)
 }
 
-/// Rewrites the reference of `Refresh: 5; url=https://host/x`. It may be quoted, and clients do without `url=` (HTML, 4.2.5.3).
+/// Rewrites the reference of `Refresh: 5; url=https://host/x`. It may be quoted, and clients do
+/// without `url=` (HTML, 4.2.5.3).
 fn after_url(text: &str, urls: &Urls) -> Option<String> {
     let end_of_time = text.find([';', ','])? + 1;
     let (time, rest) = text.split_at_checked(end_of_time)?;

@@ -1,8 +1,10 @@
-//! Header fields that say something of a body's bytes, and no longer hold when URLs in it may be rewritten.
+//! Header fields that say something of a body's bytes, and no longer hold when URLs in it may be
+//! rewritten.
 
 use http::{HeaderMap, HeaderName, header};
 
-/// Digests of the body. An `ETag` stays: it names the upstream's representation to the upstream, in `If-Match` and the like.
+/// Digests of the body. An `ETag` stays: it names the upstream's representation to the upstream, in
+/// `If-Match` and the like.
 const DIGESTS: &[&str] = &[
     "content-digest",
     "content-md5",
@@ -27,7 +29,8 @@ pub(super) fn remove(fields: &mut HeaderMap) {
     }
 }
 
-/// Removes what describes the bytes of a body that may be rewritten: its length, its digests, and that parts of it can be asked for.
+/// Removes what describes the bytes of a body that may be rewritten: its length, its digests, and
+/// that parts of it can be asked for.
 pub(super) fn remove_from_head(headers: &mut HeaderMap) {
     remove(headers);
     headers.remove(header::ACCEPT_RANGES);

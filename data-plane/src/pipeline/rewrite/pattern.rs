@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-/// Ways to write `/` in a JSON string: as it is, escaped (PHP), as a number (encoders for HTML), and escaped in a JSON text
-/// that is itself a string.
+/// Ways to write `/` in a JSON string: as it is, escaped (PHP), as a number (encoders for HTML),
+/// and escaped in a JSON text that is itself a string.
 const SLASHES: [&[u8]; 4] = [b"/", b"\\/", b"\\u002f", b"\\\\/"];
 
 /// An origin, with the base path that must follow it, and what replaces it.
@@ -159,7 +159,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads `word`, of which any character may be written as a number: encoders that know no ASCII do (`\u002e`).
+    /// Reads `word`, of which any character may be written as a number: encoders that know no ASCII
+    /// do (`\u002e`).
     fn escaped_word(&mut self, word: &[u8]) -> Result<(), Mismatch> {
         for wanted in word {
             self.at += match self.rest() {
@@ -190,7 +191,8 @@ impl Reader<'_> {
         Err(mismatch)
     }
 
-    /// Checks that what `goes_on` describes ends here. An escape counts as the character that it stands for.
+    /// Checks that what `goes_on` describes ends here. An escape counts as the character that it
+    /// stands for.
     fn end(&self, goes_on: fn(u8) -> bool) -> Result<(), Mismatch> {
         let rest = self.rest();
         let ended = match self.peek()? {

@@ -1,10 +1,11 @@
 //! Rewrites URLs in a JSON or event-stream text as it streams.
 //!
-//! A URL is rewritten where a JSON string, or the data of an event, begins with it. That is what clients follow. Prose that
-//! mentions a URL is the upstream's content and stays as it is.
+//! A URL is rewritten where a JSON string, or the data of an event, begins with it. That is what
+//! clients follow. Prose that mentions a URL is the upstream's content and stays as it is.
 //!
-//! Output is the same for every split of the input into chunks. At the end of a chunk only what may still become an origin is
-//! held back: at most an origin and a base path, each character of them as an escape. A chunk without an origin goes through as it came, without a copy.
+//! Output is the same for every split of the input into chunks. At the end of a chunk only what may
+//! still become an origin is held back: at most an origin and a base path, each character of them
+//! as an escape. A chunk without an origin goes through as it came, without a copy.
 
 use bytes::{Bytes, BytesMut};
 

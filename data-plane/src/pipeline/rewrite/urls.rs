@@ -1,4 +1,5 @@
-//! The two sides of a rewritten URL: the upstream's origin, and the base by which the agent reaches the same service.
+//! The two sides of a rewritten URL: the upstream's origin, and the base by which the agent reaches
+//! the same service.
 
 use super::pattern::OriginPattern;
 
@@ -17,8 +18,8 @@ pub(super) struct Urls {
 }
 
 impl Urls {
-    /// `host` is the upstream's, in brackets when it is an IPv6 address. `origin` has no final slash; `prefix` is empty or
-    /// begins with one.
+    /// `host` is the upstream's, in brackets when it is an IPv6 address. `origin` has no final
+    /// slash; `prefix` is empty or begins with one.
     pub(super) fn new(tls: bool, host: &str, port: u16, origin: String, prefix: String) -> Self {
         Self { tls, host: host.to_ascii_lowercase(), port, origin, prefix }
     }
@@ -31,7 +32,8 @@ impl Urls {
         if self.tls { 443 } else { 80 }
     }
 
-    /// Whether `authority` is the upstream's: its host in any case, its port written out or, where it is the scheme's own, not.
+    /// Whether `authority` is the upstream's: its host in any case, its port written out or, where
+    /// it is the scheme's own, not.
     fn is_authority(&self, authority: &str) -> bool {
         let Some(rest) = authority
             .get(..self.host.len())
@@ -46,8 +48,9 @@ impl Urls {
         }
     }
 
-    /// The reference that leads to the same resource through the node; `None` when `reference` needs no change: it is relative
-    /// to the current path, or another host's. An absolute URL stays absolute, an absolute path stays a path.
+    /// The reference that leads to the same resource through the node; `None` when `reference`
+    /// needs no change: it is relative to the current path, or another host's. An absolute URL
+    /// stays absolute, an absolute path stays a path.
     pub(super) fn reference(&self, reference: &str) -> Option<String> {
         if let Some(rest) = reference.strip_prefix("//") {
             let (authority, rest) = split_authority(rest);
@@ -72,8 +75,8 @@ impl Urls {
         !domain.is_empty() && (self.host.eq_ignore_ascii_case(domain) || own)
     }
 
-    /// The path below which an agent finds what is below `path` at the upstream. `base_path` is put in front of what agents ask for, so
-    /// nothing of the service is outside of it.
+    /// The path below which an agent finds what is below `path` at the upstream. `base_path` is put
+    /// in front of what agents ask for, so nothing of the service is outside of it.
     pub(super) fn cookie_path(&self, path: &str, base_path: &str) -> String {
         let path = if is_at_or_above(path, base_path) { "/" } else { path };
         [self.prefix.as_str(), path].concat()
@@ -84,7 +87,8 @@ impl Urls {
         self.origin.starts_with("http:")
     }
 
-    /// Path and query of a reference that [`reference`](Self::reference) made, as an agent of the service sends them.
+    /// Path and query of a reference that [`reference`](Self::reference) made, as an agent of the
+    /// service sends them.
     pub(super) fn rest<'a>(&self, reference: &'a str) -> Option<&'a str> {
         reference.strip_prefix(&self.origin).unwrap_or(reference).strip_prefix(&self.prefix)
     }

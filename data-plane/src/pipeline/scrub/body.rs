@@ -33,7 +33,8 @@ pub(crate) struct Body<B, E> {
 }
 
 impl<B, E> Body<B, E> {
-    /// Counts what it finds in `counters`. `scrubber` is at its beginning; absent, nothing is searched for.
+    /// Counts what it finds in `counters`. `scrubber` is at its beginning; absent, nothing is
+    /// searched for.
     pub(super) fn with(
         inner: B,
         scrubber: Option<Scrubber>,
@@ -95,8 +96,9 @@ impl<B, E> Body<B, E> {
         }
     }
 
-    /// The body broke off: what was held back goes on, but for what is known of a match. An upstream that breaks off before the last byte
-    /// of a credential must not have shown all the others.
+    /// The body broke off: what was held back goes on, but for what is known of a match. An
+    /// upstream that breaks off before the last byte of a credential must not have shown all the
+    /// others.
     fn break_off(&mut self, error: E) {
         (self.ended, self.broke) = (true, Some(error));
         let Some(scrubber) = &mut self.scrubber else { return };

@@ -22,7 +22,8 @@ use crate::{http::client::UpstreamError, pipeline::refusal::Refusal};
 /// Largest piece that is decoded at a time.
 const PIECE: usize = 32 * 1024;
 
-/// An answer may grow by this factor for as long as it likes, and by any factor up to [`FREE_BYTES`].
+/// An answer may grow by this factor for as long as it likes, and by any factor up to
+/// [`FREE_BYTES`].
 const MAX_RATIO: u64 = 200;
 const FREE_BYTES: u64 = 64 << 20;
 
@@ -32,7 +33,8 @@ const MAX_CODINGS: usize = 2;
 /// Why an answer can't be searched, and so can't be relayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unsearchable {
-    /// It has a coding that can't be taken off: its name, where that is one of at most 32 letters, digits and `-_.`.
+    /// It has a coding that can't be taken off: its name, where that is one of at most 32 letters,
+    /// digits and `-_.`.
     UnknownCoding(Option<String>),
     /// It has more than [`MAX_CODINGS`].
     TooManyCodings,
@@ -63,8 +65,8 @@ impl From<Unsearchable> for Refusal {
     }
 }
 
-/// Values of `Content-Encoding` that servers send and that transform nothing: names of character sets, MIME's transfer encodings, S3's
-/// and DynamoDB's framing of requests, and words for "none".
+/// Values of `Content-Encoding` that servers send and that transform nothing: names of character
+/// sets, MIME's transfer encodings, S3's and DynamoDB's framing of requests, and words for "none".
 const IDENTITIES: &[&str] = &[
     "7bit",
     "8bit",
@@ -91,7 +93,8 @@ const IDENTITIES: &[&str] = &[
 /// Parts of media types whose bytes are coded: a client may decode them.
 const CODED_TYPES: &[&str] = &["br", "bzip", "compress", "deflate", "gz", "lz", "snappy", "xz", "zip", "zst"];
 
-/// Whether a value of `Content-Encoding` transforms nothing: it is listed, or is a media type of bytes that are not coded.
+/// Whether a value of `Content-Encoding` transforms nothing: it is listed, or is a media type of
+/// bytes that are not coded.
 fn transforms_nothing(name: &str) -> bool {
     let name = name.trim_matches(['"', ' ', '\t']).to_ascii_lowercase();
     let (kind, parameters) = name.split_once(';').map_or((name.as_str(), ""), |(kind, rest)| (kind.trim_end(), rest));
@@ -102,8 +105,9 @@ fn transforms_nothing(name: &str) -> bool {
     plain_parameters && (bare.is_empty() || media_type || IDENTITIES.binary_search(&bare).is_ok())
 }
 
-/// Takes the codings out of an answer's headers, in the order in which they are to be taken off. What described the coded
-/// bytes goes with them. Where nothing is coded, the headers stay as they are.
+/// Takes the codings out of an answer's headers, in the order in which they are to be taken off.
+/// What described the coded bytes goes with them. Where nothing is coded, the headers stay as they
+/// are.
 pub(super) fn codings(headers: &mut HeaderMap) -> Result<Vec<Coding>, Unsearchable> {
     let (mut codings, mut others) = (Vec::new(), Vec::new());
     for value in headers.get_all(header::CONTENT_ENCODING) {
@@ -278,7 +282,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Decoded<B> {
         if self.stages.is_empty() {
             return self.inner.is_end_stream();
         }
-        // An empty body stays one (HEAD, 304); of any other only the last poll knows that it has ended.
+        // An empty body stays one (HEAD, 304); of any other only the last poll knows that it has
+        // ended.
         let untouched = self.stages.iter().all(|s| s.read == 0 && s.waiting.is_empty());
         self.trailers.is_none() && untouched && (self.ended || self.inner.is_end_stream())
     }

@@ -1,10 +1,12 @@
 //! Server-sent events whose `data:` lines join to the credential.
 //!
-//! A client joins the `data:` lines of one event (HTML, 9.2.6), so a credential that an upstream splits over them is whole again at
-//! the agent, and no line holds it. What stands behind the colons of an event's `data:` lines is searched here as one text; field
-//! names, line ends, comments and other fields between them stand for nothing. A hit is masked where its bytes stand.
+//! A client joins the `data:` lines of one event (HTML, 9.2.6), so a credential that an upstream
+//! splits over them is whole again at the agent, and no line holds it. What stands behind the
+//! colons of an event's `data:` lines is searched here as one text; field names, line ends,
+//! comments and other fields between them stand for nothing. A hit is masked where its bytes stand.
 //!
-//! Nothing is held but the beginning of a match that the event's next line may complete. An event that has ended is held no longer.
+//! Nothing is held but the beginning of a match that the event's next line may complete. An event
+//! that has ended is held no longer.
 
 use std::collections::VecDeque;
 
@@ -13,7 +15,8 @@ use http::{HeaderMap, header};
 
 use super::{Needles, scrubber::Scrubber};
 
-/// Most bytes that are held, lines between the parts of a match included. Beyond it what is known of a match is masked, and goes on.
+/// Most bytes that are held, lines between the parts of a match included. Beyond it what is known
+/// of a match is masked, and goes on.
 const MAX_HELD: usize = 64 * 1024;
 
 /// The field whose values are joined.
@@ -56,8 +59,8 @@ pub(super) struct Events {
     clean: VecDeque<Bytes>,
 }
 
-/// Whether a client may read a body as events. Some read every body so that they asked for as a stream, so a body that doesn't say
-/// what it is, or says that it is text, counts.
+/// Whether a client may read a body as events. Some read every body so that they asked for as a
+/// stream, so a body that doesn't say what it is, or says that it is text, counts.
 pub(super) fn may_be_events(headers: &HeaderMap) -> bool {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter().peekable();
     let text = |kind: &http::HeaderValue| {
@@ -142,8 +145,8 @@ impl Events {
         }
     }
 
-    /// Whether a chunk is whole events of one data line each, behind the end of an event, as nearly every chunk is. Each line of it
-    /// has been searched by itself.
+    /// Whether a chunk is whole events of one data line each, behind the end of an event, as nearly
+    /// every chunk is. Each line of it has been searched by itself.
     fn passes_whole(&mut self, chunk: &[u8]) -> bool {
         let fresh = self.held == 0 && !self.in_event && self.place == Place::Name(0);
         if !fresh || !chunk.ends_with(b"\n\n") || memchr::memchr(b'\r', chunk).is_some() {
@@ -151,7 +154,8 @@ impl Events {
         }
         let mut lines = 0;
         for line in chunk.split(|b| *b == b'\n') {
-            // Together with the line's end, it is a soft line break of quoted-printable: alone, it isn't.
+            // Together with the line's end, it is a soft line break of quoted-printable: alone, it
+            // isn't.
             if line.ends_with(b"=") {
                 return false;
             }
@@ -164,7 +168,8 @@ impl Events {
         true
     }
 
-    /// Reads on to the next change of place. How many bytes that took, and whether they are a value's.
+    /// Reads on to the next change of place. How many bytes that took, and whether they are a
+    /// value's.
     fn step(&mut self, rest: &[u8]) -> (usize, bool) {
         let first = rest.first().copied().unwrap_or_default();
         if std::mem::take(&mut self.after_cr) && first == b'\n' {

@@ -1,5 +1,5 @@
-//! Follows one needle through a body, token by token, in time linear in the body whatever the needle (Knuth, Morris, Pratt
-//! over units instead of bytes).
+//! Follows one needle through a body, token by token, in time linear in the body whatever the
+//! needle (Knuth, Morris, Pratt over units instead of bytes).
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ impl<'a> Matcher<'a> {
         Self { needle, text: inner.text(needle), body, last }
     }
 
-    /// Reads from `from` (or from where it has read to) until behind `until` nothing is matched any more, or to the end of
-    /// the buffer. Complete matches go to `hits`.
+    /// Reads from `from` (or from where it has read to) until behind `until` nothing is matched any
+    /// more, or to the end of the buffer. Complete matches go to `hits`.
     pub(super) fn follow(&self, state: &mut State, from: usize, until: usize, hits: &mut Vec<Range<usize>>) {
         if state.live().is_none() {
             state.position = state.position.max(from);
@@ -86,8 +86,9 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Raw bytes that go on with the match, all but its last: the common case, without a token for each. A byte that equals one
-    /// of the text's stands for it in every alphabet. Returns how many there were.
+    /// Raw bytes that go on with the match, all but its last: the common case, without a token for
+    /// each. A byte that equals one of the text's stands for it in every alphabet. Returns how many
+    /// there were.
     fn go_on(&self, state: &mut State) -> usize {
         let rest = self.body.get(state.position..).unwrap_or_default();
         let expected = self.text.get(state.matched..self.text.len() - 1).unwrap_or_default();
@@ -131,13 +132,14 @@ impl<'a> Matcher<'a> {
         state.skipped = 0;
         if state.matched == self.text.len() {
             hits.push(state.begin..state.position);
-            // The end of one occurrence may be the beginning of the next: all are found, wherever reading began.
+            // The end of one occurrence may be the beginning of the next: all are found, wherever
+            // reading began.
             self.fall_back(state);
         }
     }
 
-    /// To the longest shorter match that ends here: its beginning is found by reading again from the old one, which costs no
-    /// more in all than reading once, because it only moves forward.
+    /// To the longest shorter match that ends here: its beginning is found by reading again from
+    /// the old one, which costs no more in all than reading once, because it only moves forward.
     fn fall_back(&self, state: &mut State) {
         let border = self.needle.border(self.text, state.matched);
         let mut dropped = state.matched - border;
@@ -159,8 +161,9 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// A few bytes that stand for nothing may stand between two units: a line break, the NULs of UTF-32. More of them, or an
-    /// empty line, end a match: else an event that ends in a unit and two line breaks would be held back.
+    /// A few bytes that stand for nothing may stand between two units: a line break, the NULs of
+    /// UTF-32. More of them, or an empty line, end a match: else an event that ends in a unit and
+    /// two line breaks would be held back.
     fn skip(&self, state: &mut State, length: usize) {
         let at = state.position;
         state.position += length;

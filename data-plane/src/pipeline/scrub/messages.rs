@@ -1,4 +1,5 @@
-//! Messages of a WebSocket: scrubbed as one stream, because a credential may be split over them, without holding one up.
+//! Messages of a WebSocket: scrubbed as one stream, because a credential may be split over them,
+//! without holding one up.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -40,7 +41,8 @@ impl Messages {
         }
     }
 
-    /// Scrubs what stands alone, such as a Close's reason. Returns what it is to be replaced by, when there is something in it.
+    /// Scrubs what stands alone, such as a Close's reason. Returns what it is to be replaced by,
+    /// when there is something in it.
     pub(crate) fn alone(&mut self, text: &[u8]) -> Option<Vec<u8>> {
         let (_, scrubber) = self.scrubbers.as_mut()?;
         let clean = scrubber.whole(text);

@@ -12,15 +12,16 @@ use super::{
     token::Schemes,
 };
 
-/// Shorter values are not secrets (a user name, a region); to search for them would destroy clean bodies.
+/// Shorter values are not secrets (a user name, a region); to search for them would destroy clean
+/// bodies.
 pub(crate) const MIN_VALUE: usize = 4;
 
-/// Values from here on are searched for in base64, hex and UTF-16 too: of a shorter one these forms are too short not to
-/// occur by chance.
+/// Values from here on are searched for in base64, hex and UTF-16 too: of a shorter one these forms
+/// are too short not to occur by chance.
 pub(crate) const MIN_ENCODED: usize = 8;
 
-/// What is searched for in the answer to one request: exactly what was put into it. Cheap to clone; wiped when the last
-/// clone is dropped.
+/// What is searched for in the answer to one request: exactly what was put into it. Cheap to clone;
+/// wiped when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Needles {
     inner: Arc<Inner>,
@@ -34,11 +35,13 @@ pub(super) struct Inner {
     pub(super) prefilter: Prefilter,
     /// Bytes of any text that is searched for behind escapes.
     pub(super) escaped: ByteSet,
-    /// Bytes that may end the beginning of a match without escapes: those of its texts, and those that stand for nothing.
+    /// Bytes that may end the beginning of a match without escapes: those of its texts, and those
+    /// that stand for nothing.
     pub(super) tails: ByteSet,
     /// The same without differences of case, for names of headers. Made when a name looks like one.
     folded: OnceLock<Needles>,
-    /// The same with texts whose line breaks are taken out, where one has any, for lines that a client joins.
+    /// The same with texts whose line breaks are taken out, where one has any, for lines that a
+    /// client joins.
     joined: Option<Needles>,
 }
 
@@ -59,14 +62,15 @@ pub(super) struct Needle {
     pub(super) bytes: ByteSet,
     /// The text holds a byte that introduces an escape of one of the schemes.
     pub(super) has_introducer: bool,
-    /// Length of the longest proper prefix that is a suffix, of every prefix (Knuth, Morris, Pratt). Made when the needle is
-    /// first looked at closely, which on clean bodies is never.
+    /// Length of the longest proper prefix that is a suffix, of every prefix (Knuth, Morris,
+    /// Pratt). Made when the needle is first looked at closely, which on clean bodies is never.
     borders: OnceLock<Box<[u16]>>,
 }
 
 impl Needles {
-    /// From the values that were put in: each field of the credential, and what was composed of them (the `user:password` of
-    /// Basic before its encoding). Values under [`MIN_VALUE`] bytes are not searched for.
+    /// From the values that were put in: each field of the credential, and what was composed of
+    /// them (the `user:password` of Basic before its encoding). Values under [`MIN_VALUE`] bytes
+    /// are not searched for.
     pub(crate) fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut searched: Vec<&[u8]> = Vec::with_capacity(4);
         for value in values.into_iter().filter(|v| v.len() >= MIN_VALUE) {
@@ -100,7 +104,8 @@ impl Needles {
         self.inner.folded.get_or_init(|| Self { inner: Arc::new(self.inner.fold()) }).clone()
     }
 
-    /// Whether a name in lower case can hold one of the texts: a window of one is in it, or an escape. Most names are too short.
+    /// Whether a name in lower case can hold one of the texts: a window of one is in it, or an
+    /// escape. Most names are too short.
     pub(super) fn may_be_in_name(&self, name: &[u8]) -> bool {
         let prefilter = &self.inner.prefilter;
         if name.len() < prefilter.length() {
@@ -126,7 +131,8 @@ fn is_line_break(byte: &u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// `%XX`, `\uXXXX` and `&#…;` in base64 or not: the schemes in which `+`, `/` and `=` are written otherwise.
+/// `%XX`, `\uXXXX` and `&#…;` in base64 or not: the schemes in which `+`, `/` and `=` are written
+/// otherwise.
 const TEXT_SCHEMES: Schemes = Schemes::BACKSLASH.and(Schemes::PERCENT).and(Schemes::HTML);
 
 impl Inner {
@@ -157,7 +163,8 @@ impl Inner {
     fn add(&mut self, value: &[u8]) {
         let begin = self.append(value);
         let end = self.texts.len();
-        // Each scheme alone reads exactly what it wrote, whatever the value holds; all together read a mixture.
+        // Each scheme alone reads exactly what it wrote, whatever the value holds; all together
+        // read a mixture.
         self.needle(begin, end, Alphabet::Plain, Schemes::NONE);
         for schemes in [Schemes::BACKSLASH, Schemes::PERCENT, Schemes::HTML, Schemes::QUOTED, Schemes::ALL] {
             self.needle(begin, end, Alphabet::Plain, schemes);
@@ -189,15 +196,16 @@ impl Inner {
         self.needles.push(Needle { begin, end, alphabet, schemes, bytes, has_introducer, borders: OnceLock::new() });
     }
 
-    /// The characters of base64 that depend on the value alone, when `shift` bytes (modulo 3) stand before it: whatever
-    /// stands before and behind, and with padding or without, they are there.
+    /// The characters of base64 that depend on the value alone, when `shift` bytes (modulo 3) stand
+    /// before it: whatever stands before and behind, and with padding or without, they are there.
     fn add_base64(&mut self, value: &[u8], shift: usize) {
         let mut padded = Vec::with_capacity(shift + value.len());
         padded.resize(shift, 0);
         padded.extend_from_slice(value);
         let mut encoded = vec![0; padded.len() * 4 / 3 + 4];
         let length = STANDARD_NO_PAD.encode_slice(&padded, &mut encoded).unwrap_or_default(); // fits
-        // Of the first group, the characters that hold bits of what stands before; of the last, of what stands behind.
+        // Of the first group, the characters that hold bits of what stands before; of the last, of
+        // what stands behind.
         let first = [0, 2, 3].get(shift).copied().unwrap_or_default();
         let last = if padded.len() % 3 == 0 { length } else { length - 1 };
         let core = encoded.get(first..last).unwrap_or_default();

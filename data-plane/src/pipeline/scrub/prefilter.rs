@@ -1,12 +1,15 @@
-//! Skims a body for short windows of what is searched for, several bytes a step (Wu and Manber, 1994).
+//! Skims a body for short windows of what is searched for, several bytes a step (Wu and Manber,
+//! 1994).
 //!
-//! A table says, for every pair of bytes, how far the end of the nearest window can be. On clean text nearly every pair is
-//! in no window at all, so one look covers nearly a window's length, whatever the number of windows.
+//! A table says, for every pair of bytes, how far the end of the nearest window can be. On clean
+//! text nearly every pair is in no window at all, so one look covers nearly a window's length,
+//! whatever the number of windows.
 //!
-//! Once as much was searched for the same windows as makes up for the preparation, [`fragments`] do the same 32 bytes a step.
+//! Once as much was searched for the same windows as makes up for the preparation, [`fragments`] do
+//! the same 32 bytes a step.
 //!
-//! A window is the beginning of a needle without anything between its bytes. What stands between them ([`Prefilter::may_end_prefix`])
-//! is looked at separately.
+//! A window is the beginning of a needle without anything between its bytes. What stands between
+//! them ([`Prefilter::may_end_prefix`]) is looked at separately.
 
 mod fragments;
 
@@ -24,8 +27,9 @@ use super::{
 };
 
 const TABLE: usize = 4096;
-/// Bytes that are searched by the table before the fragments are prepared, which takes as long as 100 KiB do: windows of a signature are
-/// searched for in one answer. Tests use the fragments at once.
+/// Bytes that are searched by the table before the fragments are prepared, which takes as long as
+/// 100 KiB do: windows of a signature are searched for in one answer. Tests use the fragments at
+/// once.
 const MIN_SEARCHED: usize = if cfg!(test) { 0 } else { 128 * 1024 };
 /// Shorter texts, such as values of headers, are always searched by the table.
 const MIN_BODY: usize = if cfg!(test) { 0 } else { 128 };
@@ -151,7 +155,8 @@ impl Prefilter {
         }
     }
 
-    /// Whether the raw bytes before `end` can be a beginning of a needle that is shorter than the windows: cheap, and seldom wrong.
+    /// Whether the raw bytes before `end` can be a beginning of a needle that is shorter than the
+    /// windows: cheap, and seldom wrong.
     #[inline]
     pub(super) fn may_end_prefix(&self, body: &[u8], end: usize) -> bool {
         let before = |bytes: usize| end.checked_sub(bytes).and_then(|at| body.get(at)).copied();
@@ -159,7 +164,8 @@ impl Prefilter {
         self.first.contains(fold(last)) || before(2).is_some_and(|byte| self.may_be_in_window(byte, last))
     }
 
-    /// The same where bytes that stand for nothing begin at `end`: the one behind them goes on with the needle, if there is one yet.
+    /// The same where bytes that stand for nothing begin at `end`: the one behind them goes on with
+    /// the needle, if there is one yet.
     #[inline]
     pub(super) fn may_go_on(&self, body: &[u8], end: usize, nothing: Nothing) -> bool {
         self.may_end_prefix(body, end) && {
@@ -276,7 +282,8 @@ mod tests {
         all(&prefilter.folded(), body, from)
     }
 
-    /// Without what differs from its window in case alone. Both ways of searching may report it, and only hex has no case.
+    /// Without what differs from its window in case alone. Both ways of searching may report it,
+    /// and only hex has no case.
     fn exact(prefilter: &Prefilter, body: &[u8], mut found: Vec<(usize, usize, usize)>) -> Vec<(usize, usize, usize)> {
         found.retain(|(needle, from, to)| {
             let window = prefilter.windows.iter().find(|window| window.needle == *needle).unwrap();
@@ -294,7 +301,8 @@ mod tests {
 
     const SECRET: &str = "sk-REAL-9f3c/A+b>?Zq7Kx";
 
-    /// Pieces of what is searched for, in every form, between other text: most bodies hold none, hostile ones hold nothing else.
+    /// Pieces of what is searched for, in every form, between other text: most bodies hold none,
+    /// hostile ones hold nothing else.
     fn body() -> impl Strategy<Value = Vec<u8>> {
         let hex = SECRET.bytes().map(|b| format!("{b:02X}")).collect::<Vec<_>>();
         let wide: String = SECRET.chars().flat_map(|c| [c, '\0']).collect();

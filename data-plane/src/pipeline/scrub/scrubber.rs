@@ -1,4 +1,5 @@
-//! Scrubs a stream of chunks: what is clean goes through as it came, and only a match that may still be completed is held.
+//! Scrubs a stream of chunks: what is clean goes through as it came, and only a match that may
+//! still be completed is held.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -12,11 +13,12 @@ use super::{
 /// What a hit is overwritten with.
 const MASK: u8 = b'*';
 
-/// While something is held, the next chunk is looked at in pieces of this size, until nothing is held any more and the
-/// rest can go through without being copied.
+/// While something is held, the next chunk is looked at in pieces of this size, until nothing is
+/// held any more and the rest can go through without being copied.
 const REFILL_BYTES: usize = 256;
 
-/// At the end of a message so much of a match is masked at once: the rest may be in the next message, and nothing is held over.
+/// At the end of a message so much of a match is masked at once: the rest may be in the next
+/// message, and nothing is held over.
 const MIN_PARTIAL_MATCH: usize = 8;
 
 /// The state of one stream.
@@ -73,8 +75,8 @@ impl Scrubber {
         }
     }
 
-    /// As [`push`](Self::push), but a chunk that is clean as a whole, with nothing held in front of it, is given back to go on
-    /// at once: nearly every one is.
+    /// As [`push`](Self::push), but a chunk that is clean as a whole, with nothing held in front of
+    /// it, is given back to go on at once: nearly every one is.
     pub(super) fn pass(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) -> Option<Bytes> {
         if !self.held.is_empty() || chunk.is_empty() {
             self.push(chunk, out);
@@ -104,14 +106,15 @@ impl Scrubber {
         }
     }
 
-    /// A text has ended, and the next is another: what was held is no match, and nothing goes on from here.
+    /// A text has ended, and the next is another: what was held is no match, and nothing goes on
+    /// from here.
     pub(super) fn end_text(&mut self, out: &mut VecDeque<Bytes>) {
         self.finish(out);
         self.followed.reset();
     }
 
-    /// A message has ended: what is held goes on, and a match may still be completed by the next message. What is then known of
-    /// it is masked, unless that is next to nothing.
+    /// A message has ended: what is held goes on, and a match may still be completed by the next
+    /// message. What is then known of it is masked, unless that is next to nothing.
     pub(super) fn flush_message(&mut self, out: &mut VecDeque<Bytes>) {
         let length = self.held.len();
         if length == self.gone {
@@ -193,14 +196,15 @@ impl Scrubber {
         }
     }
 
-    /// Counts the first `hits` matches: those that leave. Until then one found later may join two of them.
+    /// Counts the first `hits` matches: those that leave. Until then one found later may join two
+    /// of them.
     fn count(&mut self, hits: usize) {
         self.found += u32::try_from(hits.saturating_sub(self.counted)).unwrap_or(u32::MAX);
         self.counted = self.counted.max(hits);
     }
 
-    /// Searches `body`, of which everything before `searched` has been searched before. Returns where what must be held
-    /// begins, and how much has been searched now.
+    /// Searches `body`, of which everything before `searched` has been searched before. Returns
+    /// where what must be held begins, and how much has been searched now.
     fn search(&mut self, body: &[u8], searched: usize, last: bool) -> (usize, usize) {
         let known = self.hits.len();
         let mut search = Search::new(self.needles.inner(), &mut self.followed, &mut self.hits, body, last);

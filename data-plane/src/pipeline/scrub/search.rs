@@ -1,8 +1,10 @@
 //! One look at a buffer: where a match may begin, and where it goes from there.
 //!
-//! Every match begins with some raw bytes. Then it is complete, or as long as a window of [`super::prefilter`], or there is an escape, or a
-//! byte that stands for nothing ([`super::spaced`]). Each of the three is noticed, and the needle is followed from its first byte. So the
-//! matches are those that each needle would have if it was followed through the whole stream, however the stream is cut.
+//! Every match begins with some raw bytes. Then it is complete, or as long as a window of
+//! [`super::prefilter`], or there is an escape, or a byte that stands for nothing
+//! ([`super::spaced`]). Each of the three is noticed, and the needle is followed from its first
+//! byte. So the matches are those that each needle would have if it was followed through the whole
+//! stream, however the stream is cut.
 
 use std::ops::Range;
 
@@ -14,7 +16,8 @@ use super::{
     token::{self, Schemes, Token},
 };
 
-/// An escaped line break is taken for one within base64 behind so many bytes that fit: they are common in JSON.
+/// An escaped line break is taken for one within base64 behind so many bytes that fit: they are
+/// common in JSON.
 const LINE: usize = 8;
 
 /// Longest raw beginning of a match, in bytes for each unit: three may stand for nothing.
@@ -23,7 +26,8 @@ const BYTES_A_UNIT: usize = 4;
 /// How far the needles have been followed.
 #[derive(Default)]
 pub(super) struct Followed {
-    /// One a needle for what [`Noticed::Beginning`] says, then one a needle for [`Noticed::Spaced`]. Empty until one is followed.
+    /// One a needle for what [`Noticed::Beginning`] says, then one a needle for
+    /// [`Noticed::Spaced`]. Empty until one is followed.
     states: Vec<State>,
     /// The end of the last escape, by scheme: no match begins within it.
     escapes: [usize; 4],
@@ -31,7 +35,8 @@ pub(super) struct Followed {
     moved: bool,
 }
 
-/// By what a needle was noticed. Each way goes through a buffer from front to back, so each needs a state of its own.
+/// By what a needle was noticed. Each way goes through a buffer from front to back, so each needs a
+/// state of its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noticed {
     /// A window, an escape, or the buffer's end.
@@ -109,7 +114,8 @@ impl<'a> Search<'a> {
         Self { inner, followed, hits, body, last }
     }
 
-    /// Looks at everything behind `searched`. Returns how much has been searched now: up to an escape that isn't complete.
+    /// Looks at everything behind `searched`. Returns how much has been searched now: up to an
+    /// escape that isn't complete.
     pub(super) fn all(&mut self, searched: usize) -> usize {
         self.continue_live();
         self.windows(searched);
@@ -184,8 +190,9 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// A match that contains an escape begins with none or some raw bytes, and then comes its first escape: that is where it
-    /// is noticed. In order, because a needle is read forward only. Returns where the next look begins.
+    /// A match that contains an escape begins with none or some raw bytes, and then comes its first
+    /// escape: that is where it is noticed. In order, because a needle is read forward only.
+    /// Returns where the next look begins.
     fn escapes(&mut self, searched: usize) -> usize {
         let rest = self.body.get(searched..).unwrap_or_default();
         let mut incomplete = None;
@@ -266,8 +273,8 @@ impl<'a> Search<'a> {
         before.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+/-_\r\n".contains(byte))
     }
 
-    /// Whether an escape that stands for nothing can be in a match: behind bytes of a beginning, or enough that fit, or others that
-    /// stand for nothing.
+    /// Whether an escape that stands for nothing can be in a match: behind bytes of a beginning, or
+    /// enough that fit, or others that stand for nothing.
     fn may_go_on(&self, needle: &Needle, from: usize, at: usize) -> bool {
         let raw = self.body.get(from..at).unwrap_or_default();
         let prefilter = &self.inner.prefilter;
@@ -287,8 +294,9 @@ impl<'a> Search<'a> {
         end - before.iter().rev().take_while(part).count()
     }
 
-    /// A match that has begun at the end of the buffer, without an escape and too short for a window: follows it, so that it
-    /// is held. Returns where the first of all that must be held begins.
+    /// A match that has begun at the end of the buffer, without an escape and too short for a
+    /// window: follows it, so that it is held. Returns where the first of all that must be held
+    /// begins.
     pub(super) fn tail(&mut self) -> usize {
         let end = self.body.len();
         let may_be_cut = self.body.last().is_some_and(|last| self.inner.tails.contains(*last));

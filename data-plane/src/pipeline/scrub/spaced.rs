@@ -1,10 +1,13 @@
-//! Bytes that stand for nothing between the units of a needle: NULs of UTF-16 and UTF-32, line breaks in base64, separators in hex.
+//! Bytes that stand for nothing between the units of a needle: NULs of UTF-16 and UTF-32, line
+//! breaks in base64, separators in hex.
 //!
-//! A needle with such a byte among its first bytes has no window ([`super::prefilter`]). It is found where the first of these bytes is.
+//! A needle with such a byte among its first bytes has no window ([`super::prefilter`]). It is
+//! found where the first of these bytes is.
 
 use super::needles::MIN_ENCODED;
 
-/// Digits of the shortest value in hex. A needle in hex is a run of at least so many digits and separators.
+/// Digits of the shortest value in hex. A needle in hex is a run of at least so many digits and
+/// separators.
 const LEAST_DIGITS: usize = 2 * MIN_ENCODED;
 
 /// Bytes without one that stands for nothing, from which on the next is far.
@@ -39,9 +42,11 @@ fn kind(byte: u8) -> u8 {
 /// What stands for nothing at some place.
 pub(super) type Nothing = fn(u8) -> bool;
 
-/// Calls `found` for the first byte of each run of NULs, and of line breaks, behind `from` and in order.
+/// Calls `found` for the first byte of each run of NULs, and of line breaks, behind `from` and in
+/// order.
 ///
-/// `memchr` finds the first of several that are near to each other, by words of eight bytes: that costs less for each of them.
+/// `memchr` finds the first of several that are near to each other, by words of eight bytes: that
+/// costs less for each of them.
 pub(super) fn nuls_and_line_breaks(body: &[u8], from: usize, mut found: impl FnMut(usize, Nothing)) {
     let mut visit = |at: usize| {
         let byte = |at: usize| body.get(at).copied();
@@ -81,7 +86,8 @@ pub(super) fn nuls_and_line_breaks(body: &[u8], from: usize, mut found: impl FnM
 fn hits(word: u64) -> u64 {
     const ALL: u64 = u64::MAX / 0xff;
     const LOW: u64 = 0x7f * ALL;
-    // The highest bit of each byte that isn't zero, and all others. Without carries from byte to byte.
+    // The highest bit of each byte that isn't zero, and all others. Without carries from byte to
+    // byte.
     let others = |word: u64| ((word & LOW) + LOW) | word | LOW;
     !(others(word) & others(word ^ (ALL * b'\r' as u64)) & others(word ^ (ALL * b'\n' as u64)))
 }
@@ -94,8 +100,8 @@ fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Calls `found` for the first byte of each run of separators, where digits and separators are as many as a value in hex needs, behind
-/// `from` and in order.
+/// Calls `found` for the first byte of each run of separators, where digits and separators are as
+/// many as a value in hex needs, behind `from` and in order.
 ///
 /// Such a place covers one of every 16 bytes, so only these are looked at. Prose and JSON have few.
 pub(super) fn separators_in_hex(body: &[u8], from: usize, mut found: impl FnMut(usize, Nothing)) {

@@ -121,7 +121,8 @@ impl<E: base64::Engine> Fn64 for E {
     }
 }
 
-/// What is left of a form: at most the characters of base64 that also depend on what stands beside it.
+/// What is left of a form: at most the characters of base64 that also depend on what stands beside
+/// it.
 fn assert_masked(name: &str, form: &[u8], body: &[u8], hits: u32) {
     assert!(hits >= 1, "{name} is not found");
     let kept = body.iter().zip(form).filter(|(b, f)| b == f && **f != 0).count();
@@ -156,7 +157,8 @@ fn every_form_is_found_at_every_split() {
     }
 }
 
-/// Forms in which a byte that stands for nothing, or a needless escape, is among the first bytes of the credential.
+/// Forms in which a byte that stands for nothing, or a needless escape, is among the first bytes of
+/// the credential.
 fn odd_forms(c: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut forms = Vec::new();
     let mut put = |name: String, before: &[u8], between: &str, behind: &[u8]| {
@@ -393,7 +395,8 @@ proptest! {
     ) {
         let forms = forms(secret.as_bytes());
         let (name, form) = &forms[form.index(forms.len())];
-        // Apart, so that what stands before can't be read as the beginning of an escape or of a wide character.
+        // Apart, so that what stands before can't be read as the beginning of an escape or of a
+        // wide character.
         let body = [&before[..], b"~ ~ ", form, b" ~"].concat();
         let chunks = cuts(&body, &lengths);
         let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
@@ -424,7 +427,8 @@ fn scrub_events(needles: &Needles, events: &[u8], cuts: &[usize]) -> (Vec<u8>, u
     (body, scrubber.take_found() + joined.take_found())
 }
 
-/// What a client makes of events: the data of each, by the letter of the standard and with the lines run together.
+/// What a client makes of events: the data of each, by the letter of the standard and with the
+/// lines run together.
 fn read_events(body: &[u8]) -> Vec<Vec<u8>> {
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let lines = String::from_utf8_lossy(text).replace("\r\n", "\n").replace('\r', "\n");

@@ -86,8 +86,8 @@ pub(super) fn unescaped(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Reads one token. `last`: nothing will follow `bytes`, so that no escape is left incomplete. Escapes are at most 12 bytes
-/// long: the look-ahead is bounded.
+/// Reads one token. `last`: nothing will follow `bytes`, so that no escape is left incomplete.
+/// Escapes are at most 12 bytes long: the look-ahead is bounded.
 pub(super) fn read(bytes: &[u8], schemes: Schemes, last: bool) -> Token {
     let Some((&first, rest)) = bytes.split_first() else { return Token::Incomplete };
     let scheme = Schemes::introduced_by(first);

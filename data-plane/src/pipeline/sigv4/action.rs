@@ -1,5 +1,5 @@
-//! Which action of an AWS API a request asks for, where that is neither method nor path: `Action` in the query or in a form
-//! (STS, IAM, SQS), or `X-Amz-Target` (DynamoDB, ECR).
+//! Which action of an AWS API a request asks for, where that is neither method nor path: `Action`
+//! in the query or in a form (STS, IAM, SQS), or `X-Amz-Target` (DynamoDB, ECR).
 
 use std::borrow::Cow;
 
@@ -12,7 +12,8 @@ use crate::code::Code;
 /// Most fields of a form that are looked at: the largest requests of known APIs have some hundreds.
 const MAX_FIELDS: usize = 10_000;
 
-/// Refuses actions that hand out keys, and requests that don't say in a way that we know what they ask for.
+/// Refuses actions that hand out keys, and requests that don't say in a way that we know what they
+/// ask for.
 pub(super) fn check(sigv4: &SigV4, parts: &Parts, target: &str, body: Option<&SeenBody>) -> Result<(), Refusal> {
     if sigv4.denied_actions.is_empty() {
         return Ok(());

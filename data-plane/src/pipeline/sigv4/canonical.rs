@@ -28,8 +28,8 @@ pub(super) struct Canonical<'a> {
     pub(super) sigv4: &'a SigV4,
 }
 
-/// `host` and all of `x-amz-…` must be signed: an upstream takes orders from them, and the node is about to sign them. Gives
-/// those that are to be left out.
+/// `host` and all of `x-amz-…` must be signed: an upstream takes orders from them, and the node is
+/// about to sign them. Gives those that are to be left out.
 pub(super) fn check_signed_headers(claim: &Claim<'_>, headers: &HeaderMap) -> Result<Vec<&'static str>, Refusal> {
     let names: Vec<&str> = claim.signed_headers.split(';').collect();
     let ordered = names.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
@@ -48,7 +48,8 @@ pub(super) fn check_signed_headers(claim: &Claim<'_>, headers: &HeaderMap) -> Re
 }
 
 impl Canonical<'_> {
-    /// Whether the claim's signature is the one that `secret` makes. Takes the same time wherever they differ.
+    /// Whether the claim's signature is the one that `secret` makes. Takes the same time wherever
+    /// they differ.
     pub(super) fn is_signed_with(&self, secret: &str) -> bool {
         let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
         if self.is_signed(path, query, secret) {
@@ -140,7 +141,8 @@ impl Canonical<'_> {
     }
 }
 
-/// A path of S3 as its servers sign it, whatever the spelling: everything escaped but unreserved characters and slashes.
+/// A path of S3 as its servers sign it, whatever the spelling: everything escaped but unreserved
+/// characters and slashes.
 pub(super) fn canonical_path(path: &str) -> Cow<'_, str> {
     let Some(decoded) = decode(path) else { return Cow::Borrowed(path) };
     let mut out = String::with_capacity(path.len());

@@ -144,7 +144,8 @@ impl<'a> Claim<'a> {
         Ok(Self { form, time, at, expires: 0, scope, region, service, signed_headers, signature, content_sha256: None })
     }
 
-    /// Another service's signature is not this one's; for another region it would be a surprise where the request ends up.
+    /// Another service's signature is not this one's; for another region it would be a surprise
+    /// where the request ends up.
     pub(super) fn check_scope(&self, sigv4: &SigV4) -> Result<(), Refusal> {
         let invalid = |what: &str, want: &str| {
             Err(Refusal::from(Code::RequestInvalid)
@@ -222,7 +223,8 @@ fn unix_seconds(time: &str) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Days since 1970 in the proleptic Gregorian calendar, years counted from March (Howard Hinnant, days_from_civil).
+    // Days since 1970 in the proleptic Gregorian calendar, years counted from March (Howard
+    // Hinnant, days_from_civil).
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)

@@ -1,5 +1,6 @@
-//! What AWS's own signer signs with a fake pair is verified, what was changed since is not, and what the node signs is what an
-//! upstream with the real key verifies: the two sides are two implementations that check each other.
+//! What AWS's own signer signs with a fake pair is verified, what was changed since is not, and
+//! what the node signs is what an upstream with the real key verifies: the two sides are two
+//! implementations that check each other.
 
 use aws_credential_types::Credentials;
 use aws_sigv4::{

@@ -1,4 +1,5 @@
-//! Tokens, of which there are a million where there are tens of anything else: read where they arrived, without a copy of each field.
+//! Tokens, of which there are a million where there are tens of anything else: read where they
+//! arrived, without a copy of each field.
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -24,8 +25,9 @@ pub(super) fn of(change: &Bytes) -> Option<Bytes> {
     (u64::try_from(rest.len()).ok()? == length).then(|| change.slice_ref(rest))
 }
 
-/// A token to honour. One that can't be enforced here is refused, and no other record with it: its networks can't be read, or it
-/// requires a feature that this build lacks. What can't be checked must not be ignored.
+/// A token to honour. One that can't be enforced here is refused, and no other record with it: its
+/// networks can't be read, or it requires a feature that this build lacks. What can't be checked
+/// must not be ignored.
 pub(super) fn decode(encoded: Bytes, names: &mut Names) -> Result<Change, DecodeError> {
     // Every field, by name: one that is added must be enforced here before this compiles.
     let record = wire::TableToken::decode(encoded)?;
@@ -55,8 +57,9 @@ pub(super) fn decode(encoded: Bytes, names: &mut Names) -> Result<Change, Decode
 
 type Bindings = (Option<Box<TrustRecord>>, Option<[u8; 32]>);
 
-/// The trust that a record is, and the certificate that a token is bound to. `None`: it cannot be enforced here. A record that requires
-/// one of them and has none came through a replica that does not know it.
+/// The trust that a record is, and the certificate that a token is bound to. `None`: it cannot be
+/// enforced here. A record that requires one of them and has none came through a replica that does
+/// not know it.
 fn bindings(id: &str, requires: &[String], trust: Option<&wire::Trust>, certificate: &[u8]) -> Option<Bindings> {
     let required = |feature: &str| requires.iter().any(|required| required == feature);
     let certificate: Option<[u8; 32]> = match certificate {

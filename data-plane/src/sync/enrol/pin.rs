@@ -53,7 +53,8 @@ impl Pin {
     }
 }
 
-/// The server shows its CA behind its certificate. When that is the pinned one, everything else is checked as usual.
+/// The server shows its CA behind its certificate. When that is the pinned one, everything else is
+/// checked as usual.
 impl ServerCertVerifier for Pin {
     fn verify_server_cert(
         &self,

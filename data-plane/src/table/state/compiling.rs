@@ -1,12 +1,15 @@
 //! Policies are compiled beside the stream, by a few threads that all tables of the process share.
 //!
-//! Compiling a tenant's policies can take seconds. The stream that brings them also brings every other tenant's revocations,
-//! so it only hands them over. **From then on, and until they are compiled, nothing is permitted to the tenant**: a request
-//! waits for them ([`TenantState::policies_or_wait`]) and is refused when that takes too long. That is why the revision may be
-//! acknowledged at once. What an acknowledgement says is that no request begins any more under the policies before: a new
-//! `forbid` is in force, and a new `permit` is for the first request that asks.
+//! Compiling a tenant's policies can take seconds. The stream that brings them also brings every
+//! other tenant's revocations, so it only hands them over. **From then on, and until they are
+//! compiled, nothing is permitted to the tenant**: a request waits for them
+//! ([`TenantState::policies_or_wait`]) and is refused when that takes too long. That is why the
+//! revision may be acknowledged at once. What an acknowledgement says is that no request begins any
+//! more under the policies before: a new `forbid` is in force, and a new `permit` is for the first
+//! request that asks.
 //!
-//! Tenants take turns, policy by policy, so the longest wait of a small tenant doesn't depend on how much another has to compile.
+//! Tenants take turns, policy by policy, so the longest wait of a small tenant doesn't depend on
+//! how much another has to compile.
 
 use std::{
     collections::VecDeque,
@@ -25,10 +28,11 @@ use super::TenantState;
 
 /// Threads that compile: one tenant's policies never take more than one of them.
 const THREADS: usize = 2;
-/// A tenant's turn. One policy is compiled whole, which may take longer: 20 ms for the most complex that is accepted.
+/// A tenant's turn. One policy is compiled whole, which may take longer: 20 ms for the most complex
+/// that is accepted.
 const TURN: Duration = Duration::from_millis(2);
-/// Time that compiling a tenant's policies may take in all its turns: ten times what a full quota of policies was measured to take.
-/// Past it everything is denied to the tenant.
+/// Time that compiling a tenant's policies may take in all its turns: ten times what a full quota
+/// of policies was measured to take. Past it everything is denied to the tenant.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// A thread without work ends after this.
 const IDLE: Duration = Duration::from_secs(10);
@@ -62,7 +66,8 @@ impl TenantState {
         self.settle(&mut state, None);
     }
 
-    /// What a compilation may take over from: the policies of the same tenant in another generation of the table.
+    /// What a compilation may take over from: the policies of the same tenant in another generation
+    /// of the table.
     pub(in crate::table) fn compile_after(&self, other: &Self) {
         let last = other.compiling.state.lock().last.clone();
         self.compiling.state.lock().last = last;
@@ -88,8 +93,8 @@ impl TenantState {
         }
     }
 
-    /// The tenant's policies; while they are compiled, those that come of it, for which it waits until `patience` has passed.
-    /// `None` denies.
+    /// The tenant's policies; while they are compiled, those that come of it, for which it waits
+    /// until `patience` has passed. `None` denies.
     pub async fn policies_or_wait(&self, patience: Duration) -> Result<Option<Arc<Policies>>, StillCompiling> {
         // What is there is enough nearly always: no lock.
         if let Some(policies) = self.policies.get() {

@@ -50,7 +50,8 @@ pub(crate) enum LeafError {
     Tls(#[from] rustls::Error),
 }
 
-/// The certificates of one node. The CA's key is opened for the moment of a signature; what is kept are keys of single hosts.
+/// The certificates of one node. The CA's key is opened for the moment of a signature; what is kept
+/// are keys of single hosts.
 #[derive(Default)]
 pub(crate) struct CertificateCache {
     /// By the CA's generation, which changes with its version, and host.
@@ -99,8 +100,9 @@ impl CertificateCache {
     }
 }
 
-/// The certificate of the host that a tunnel was asked for, and of no other: a client that names another in its ClientHello speaks to
-/// somebody else than it told the proxy. Addresses have no name (RFC 6066, 3): only a tunnel to one may have a ClientHello without.
+/// The certificate of the host that a tunnel was asked for, and of no other: a client that names
+/// another in its ClientHello speaks to somebody else than it told the proxy. Addresses have no
+/// name (RFC 6066, 3): only a tunnel to one may have a ClientHello without.
 #[derive(Debug)]
 struct OneHost {
     host: Box<str>,

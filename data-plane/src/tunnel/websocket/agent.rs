@@ -88,7 +88,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromAgent<R, W> {
         Ok(())
     }
 
-    /// A mask that an agent chose would let it choose the bytes on the wire (RFC 6455, section 10.3).
+    /// A mask that an agent chose would let it choose the bytes on the wire (RFC 6455, section
+    /// 10.3).
     fn begin(&mut self, header: &Header) -> Result<(), Malformed> {
         if !header.opcode.is_control() {
             self.sequence.next(header)?;

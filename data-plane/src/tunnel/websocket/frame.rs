@@ -63,8 +63,8 @@ pub(super) struct Malformed;
 pub(super) const MAX_CONTROL: usize = 125;
 
 impl Header {
-    /// Reads the header at the beginning of `bytes`; `None`: more bytes are needed. Reserved bits are for extensions, and none was
-    /// agreed on.
+    /// Reads the header at the beginning of `bytes`; `None`: more bytes are needed. Reserved bits
+    /// are for extensions, and none was agreed on.
     pub(super) fn read(bytes: &[u8], from: From) -> Result<Option<Self>, Malformed> {
         let Some((&[first, second], rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
         let opcode = Opcode::read(first & 0x0f).filter(|_| first & 0x70 == 0).ok_or(Malformed)?;
@@ -123,7 +123,8 @@ pub(super) fn write(out: &mut BytesMut, last: bool, opcode: Opcode, length: u64,
     }
 }
 
-/// Where a message stands: frames that go on with one need one, and a new one can't begin within another.
+/// Where a message stands: frames that go on with one need one, and a new one can't begin within
+/// another.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     within: bool,

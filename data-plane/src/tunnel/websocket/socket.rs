@@ -89,8 +89,9 @@ impl Upgrade for Socket {
 }
 
 impl Socket {
-    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed gently. `link` is `agent`'s: it is reset
-    /// when the right to the tunnel ends and the agent doesn't take the Close that says so.
+    /// Passes frames both ways until the end. Gives the agent's connection back, to be closed
+    /// gently. `link` is `agent`'s: it is reset when the right to the tunnel ends and the agent
+    /// doesn't take the Close that says so.
     async fn pass_frames<S: AsyncRead + AsyncWrite + Unpin>(
         self: Box<Self>,
         agent: S,

@@ -63,7 +63,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromUpstream<R, W> {
         }
     }
 
-    /// Passes frames on until one end is done. May be dropped at any point, and [`finish`](Self::finish)ed then.
+    /// Passes frames on until one end is done. May be dropped at any point, and
+    /// [`finish`](Self::finish)ed then.
     pub(super) async fn run(&mut self) -> End {
         loop {
             let stepped = loop {
@@ -150,7 +151,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> FromUpstream<R, W> {
         self.agent.closing = opcode == Opcode::Close;
     }
 
-    /// Lets go of the upstream, tells the agent why it ends, and gives the agent's half back; whether it was told.
+    /// Lets go of the upstream, tells the agent why it ends, and gives the agent's half back;
+    /// whether it was told.
     pub(super) async fn finish(self, goodbye: Option<(u16, &str)>, within: Duration) -> (W, bool) {
         let Self { upstream, mut agent, .. } = self;
         drop(upstream);
@@ -179,8 +181,8 @@ impl<W: AsyncWrite + Unpin> ToAgent<W> {
         self.agent.flush().await
     }
 
-    /// Says Close, unless the agent is in the middle of a frame or has been told. What was to be sent no longer is. `false`: it wasn't
-    /// told.
+    /// Says Close, unless the agent is in the middle of a frame or has been told. What was to be
+    /// sent no longer is. `false`: it wasn't told.
     async fn close(&mut self, code: u16, reason: &str) -> bool {
         if self.begun || self.closing {
             return self.closing && !self.begun;

@@ -1,4 +1,5 @@
-//! Everything that small systems can come to. All of them have the clocks that are worst, unless they say otherwise.
+//! Everything that small systems can come to. All of them have the clocks that are worst, unless
+//! they say otherwise.
 
 use seks_model::Bounds;
 

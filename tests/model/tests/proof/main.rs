@@ -1,4 +1,5 @@
-//! The protocol holds in every state that a small system can reach, and every guard is needed for that.
+//! The protocol holds in every state that a small system can reach, and every guard is needed for
+//! that.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 

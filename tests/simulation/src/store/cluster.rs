@@ -158,12 +158,14 @@ impl Cluster {
         state.contents.log.clear();
     }
 
-    /// With [`Defect::StaleReads`], what a member says that `host` talks to and that hears nothing any more.
+    /// With [`Defect::StaleReads`], what a member says that `host` talks to and that hears nothing
+    /// any more.
     pub(super) fn stale_revision(&self, host: HostId) -> Option<Revision> {
         self.lock().cut_off.get(&host).copied()
     }
 
-    /// The member that `host` talks to is cut off from the others, and with [`Defect::StaleReads`] doesn't know.
+    /// The member that `host` talks to is cut off from the others, and with [`Defect::StaleReads`]
+    /// doesn't know.
     pub(crate) fn cut_off(&self, host: HostId, cut: bool) {
         let mut state = self.lock();
         let revision = state.contents.revision;

@@ -30,12 +30,14 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: `{text}` is not a number")))
 }
 
-/// The library that makes a seed's randomness the operating system's, for processes that load it first.
+/// The library that makes a seed's randomness the operating system's, for processes that load it
+/// first.
 fn fixed_world() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/fixed_world.c");
-        // Two runs of this test may share the folder: each builds its own file, and the name never shows half of one.
+        // Two runs of this test may share the folder: each builds its own file, and the name never
+        // shows half of one.
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let library = folder.join("fixed_world.so");
         let own = folder.join(format!("fixed_world.{}.so", std::process::id()));
@@ -114,7 +116,8 @@ fn no_seed_breaks_a_promise() {
     assert!(sum(|report| report.accepted) > 0 && sum(|report| report.enforced as u64) > 0, "nothing happened");
 }
 
-/// Not what they were any more, as nothing is that the code has changed: but where they once went is where faults are.
+/// Not what they were any more, as nothing is that the code has changed: but where they once went
+/// is where faults are.
 #[test]
 fn seeds_that_found_a_fault_break_nothing_any_more() {
     for seed in [10_883, 12_181] {
@@ -130,7 +133,8 @@ fn a_seed_is_the_same_run_each_time() {
     }
 }
 
-/// Whether a node honoured a token whose revocation was enforced. A store that does what it must not can do other harm before.
+/// Whether a node honoured a token whose revocation was enforced. A store that does what it must
+/// not can do other harm before.
 fn is_broken(report: &Report) -> bool {
     report.broken.iter().any(|broken| broken.contains("honours token"))
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{GREETING, answer, refusal, stream};
 use crate::upstream::{Answer, Request};
 
-/// `PREFIX/v1/…`, and nothing without it: the proxy's `base_path` rule is what brings both spellings here.
+/// `PREFIX/v1/…`, and nothing without it: the proxy's `base_path` rule is what brings both
+/// spellings here.
 pub(super) fn openai(request: &Request, prefix: &str) -> Answer {
     let body = request.json();
     let piece = |delta: Value, finish: Value| {

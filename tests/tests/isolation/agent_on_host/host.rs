@@ -1,4 +1,5 @@
-//! A machine on which one user runs `seks dev` and `seks run`: a home, a project, and the ports and sockets around them.
+//! A machine on which one user runs `seks dev` and `seks run`: a home, a project, and the ports and
+//! sockets around them.
 
 use std::{
     fs,
@@ -36,7 +37,8 @@ impl Host {
         Self::of(None)
     }
 
-    /// With every kind of user that this process can be: itself, and without rights where it is root.
+    /// With every kind of user that this process can be: itself, and without rights where it is
+    /// root.
     pub fn each() -> Vec<Self> {
         let unprivileged = rustix::process::geteuid().is_root().then_some(NOBODY);
         std::iter::once(None).chain(unprivileged.map(Some)).map(Self::of).collect()
@@ -48,7 +50,8 @@ impl Host {
         for folder in ["home", "project", "bin"] {
             fs::create_dir(directory.path().join(folder)).unwrap();
         }
-        // Copied by another process: a descriptor that is open for writing, in a child of another test, would make it busy.
+        // Copied by another process: a descriptor that is open for writing, in a child of another
+        // test, would make it busy.
         if uid.is_some() || fs::hard_link(binary("seks"), &program).is_err() {
             let copied = run(Command::new("cp").arg(binary("seks")).arg(&program), b"");
             assert_eq!(copied.code, Some(0), "{copied:?}");
@@ -155,7 +158,8 @@ pub struct Outside {
     pub udp: UdpSocket,
     pub planted: String,
     name: String,
-    /// A socket at its name, one that was renamed, and one that was linked, as OpenSSH's `ControlMaster`.
+    /// A socket at its name, one that was renamed, and one that was linked, as OpenSSH's
+    /// `ControlMaster`.
     paths: Vec<PathBuf>,
     _sockets: Vec<UnixListener>,
 }

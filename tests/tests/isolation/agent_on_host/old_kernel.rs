@@ -1,4 +1,5 @@
-//! A machine that can't create namespaces: the answer is stated, and Landlock alone keeps the files.
+//! A machine that can't create namespaces: the answer is stated, and Landlock alone keeps the
+//! files.
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
-//! Control plane and node as processes of their own, on the agent's machine and with its user: their listeners are closed, too.
+//! Control plane and node as processes of their own, on the agent's machine and with its user:
+//! their listeners are closed, too.
 
 use std::fs;
 

@@ -130,7 +130,8 @@ fn data_of_the_former_place_is_pointed_out_and_served_when_named() {
     }
     let mut second = Process::spawn("second", &host.project(), &mut command);
     second.wait_for("it to be ready", || fs::metadata(host.project().join("former.json")).ok());
-    // Two are running: the one in the default place is the default, and the other is out of an agent's reach, too.
+    // Two are running: the one in the default place is the default, and the other is out of an
+    // agent's reach, too.
     let line = format!("context: {} (the running `seks dev`)\n", host.data().join("context.toml").display());
     assert_eq!(host.admin(&["status"]).stderr, line);
     let confined = host.confined("default", &["cat", ".seks-data/kek", ".seks-data/context.toml"]);

@@ -19,7 +19,8 @@ use tokio::{
 /// What an attacker does with a connection.
 pub type Deed = Arc<dyn Fn(TcpStream) -> futures_util::future::BoxFuture<'static, ()> + Send + Sync>;
 
-/// Connections that are held, each made again as soon as the other end closes it, until this is dropped.
+/// Connections that are held, each made again as soon as the other end closes it, until this is
+/// dropped.
 pub struct Attack {
     tasks: Vec<JoinHandle<()>>,
     opened: Arc<AtomicU64>,
@@ -40,7 +41,8 @@ pub async fn connect(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream>
 }
 
 impl Attack {
-    /// Holds `connections` to `to`, spread over `sources` addresses. Returns when all of them have been opened once.
+    /// Holds `connections` to `to`, spread over `sources` addresses. Returns when all of them have
+    /// been opened once.
     pub fn start(to: SocketAddr, connections: usize, sources: usize, deed: Deed) -> Self {
         let (opened, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let tasks = (0..connections).map(|n| {
@@ -54,7 +56,8 @@ impl Attack {
                         }
                         deed(stream).await;
                     }
-                    // A client that is closed comes back, as fast as one task of many gets its turn.
+                    // A client that is closed comes back, as fast as one task of many gets its
+                    // turn.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             })
@@ -87,7 +90,8 @@ pub fn says(bytes: impl Into<Vec<u8>>) -> Deed {
     })
 }
 
-/// Sends these bytes, and then those again and again without a pause, until the other end closes the connection.
+/// Sends these bytes, and then those again and again without a pause, until the other end closes
+/// the connection.
 pub fn floods(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Deed {
     let (first, again): (Arc<[u8]>, Arc<[u8]>) = (first.into().into(), again.into().into());
     Arc::new(move |stream| {

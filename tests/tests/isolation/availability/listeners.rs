@@ -6,7 +6,8 @@ use seks_tests::{Sandbox, Upstream, raw, sandbox::Options, upstream::Answer};
 
 use super::attackers::{Attack, says, timed, used};
 
-/// How long a single call of someone else may take while a listener is attacked, on a slow and shared machine.
+/// How long a single call of someone else may take while a listener is attacked, on a slow and
+/// shared machine.
 const ANSWERED: Duration = Duration::from_secs(10);
 
 fn get(address: SocketAddr, path: &str) -> u16 {

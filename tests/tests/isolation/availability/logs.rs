@@ -17,10 +17,12 @@ use seks_tests::{
 };
 use serde_json::Value;
 
-/// Longest time to the end after SIGTERM: the drain of nothing, the flush of the log (1 s), and a slow machine.
+/// Longest time to the end after SIGTERM: the drain of nothing, the flush of the log (1 s), and a
+/// slow machine.
 const END: Duration = Duration::from_secs(20);
 
-/// A pipe that takes not one byte more. Its reader must be kept: without one, a write fails instead of blocking.
+/// A pipe that takes not one byte more. Its reader must be kept: without one, a write fails instead
+/// of blocking.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().unwrap();
     fill(&writer);
@@ -83,7 +85,8 @@ fn a_dev_broker_whose_output_nobody_reads_serves_and_ends() {
         command.args([listener, "127.0.0.1:0"]);
     }
     cli::clean_environment(&mut command);
-    // Every request writes lines: more than the pipe, the batch in hand and the queue hold together.
+    // Every request writes lines: more than the pipe, the batch in hand and the queue hold
+    // together.
     command.env("SEKS_LOG", "trace");
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let mut process = Running(command.spawn().unwrap());

@@ -1,4 +1,5 @@
-//! Each attack for a while, and all of them together: other clients are served, and what the process costs is bounded.
+//! Each attack for a while, and all of them together: other clients are served, and what the
+//! process costs is bounded.
 //!
 //! `SEKS_ISOLATION_SECONDS=600` is the soak test; the default is a few seconds each.
 

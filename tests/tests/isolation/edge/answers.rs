@@ -1,4 +1,5 @@
-//! What an upstream sends back: a credential as the name of a header, and one that an event's lines join to.
+//! What an upstream sends back: a credential as the name of a header, and one that an event's lines
+//! join to.
 
 use seks_tests::{
     Upstream,

@@ -155,7 +155,8 @@ fn the_tenants_ca_counts_for_the_hosts_of_its_services_alone() {
     let first = shown_ca(&world);
     assert!(holds(&first, "localhost") && !holds(&first, "api.openai.com") && is_taken(&world, &first));
 
-    // Another service: made again, with the same key. Who trusts the first goes on with the hosts in that.
+    // Another service: made again, with the same key. Who trusts the first goes on with the hosts
+    // in that.
     world.cli().json(&["service", "enable", "openai"]);
     let second = shown_ca(&world);
     assert!(second != first && holds(&second, "localhost") && holds(&second, "api.openai.com"));

@@ -1,4 +1,5 @@
-//! Private upstreams: by networks that a fleet owner gives and the node allows, and never SEKS itself or a metadata service.
+//! Private upstreams: by networks that a fleet owner gives and the node allows, and never SEKS
+//! itself or a metadata service.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -128,7 +129,8 @@ fn in_a_fleet_private_upstreams_take_networks_of_a_fleet_owner_and_of_the_node()
     let widened = ann.run(&["tenant", "update", "default", "--private-network", "127.0.0.0/8"], "");
     assert_eq!(widened.code, Some(4), "{}", widened.stderr);
 
-    // What the tenant has and the node doesn't allow, is not reached: the node allows loopback alone.
+    // What the tenant has and the node doesn't allow, is not reached: the node allows loopback
+    // alone.
     cli.json(&["tenant", "update", "default", "--private-network", "10.0.0.0/8", "--private-network", "127.0.0.0/8"]);
     point_at(&ann, "acme", &upstream.origin()).unwrap();
     point_at(&ann, "ten", "http://10.255.255.1:9").unwrap();

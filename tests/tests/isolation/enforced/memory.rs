@@ -1,4 +1,5 @@
-//! A credential that was replaced is in the node's memory as long as requests that began with it, and not for long after the last.
+//! A credential that was replaced is in the node's memory as long as requests that began with it,
+//! and not for long after the last.
 
 use std::{
     fs::{self, File},
@@ -21,7 +22,8 @@ const NEW: &str = "sk-real-memory-key-0000-the-new-one-2";
 /// After the last request with it has ended.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often `needle` is in the writable memory of a process. `None`: it may not be read by this user.
+/// How often `needle` is in the writable memory of a process. `None`: it may not be read by this
+/// user.
 fn count(process: u32, needle: &[u8]) -> Option<usize> {
     let memory = File::open(format!("/proc/{process}/mem")).ok()?;
     let finder = Finder::new(needle);

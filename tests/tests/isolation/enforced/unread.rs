@@ -13,7 +13,8 @@ use crate::socket;
 
 const WINDOW: usize = 20_000;
 
-/// An upstream that sends all of a response but its end. 10,853 bytes of it do not fit into the agent's window.
+/// An upstream that sends all of a response but its end. 10,853 bytes of it do not fit into the
+/// agent's window.
 fn unfinished_upstream() -> Upstream {
     let held = Gate::default();
     Upstream::start(move |_| {
@@ -59,7 +60,8 @@ fn a_revoked_stream_is_reset_before_its_agent_opens_the_window() {
     });
 }
 
-/// How long the tokens of the tests below are valid. Long enough for a slow machine to get the response's head through.
+/// How long the tokens of the tests below are valid. Long enough for a slow machine to get the
+/// response's head through.
 const SHORT: (&str, Duration) = ("6s", Duration::from_secs(6));
 
 #[test]
@@ -71,7 +73,8 @@ fn an_http2_stream_is_reset_when_its_token_expires_though_its_agent_does_not_ope
     let token = sandbox.cli().issue("agent", &["openai"], &["--ttl", SHORT.0]);
     runtime().block_on(async {
         let mut body = response_behind_a_closed_window(&sandbox, &token.secret).await;
-        // The window stays closed. Only a reset can end the stream before the 30 s that an agent may read nothing.
+        // The window stays closed. Only a reset can end the stream before the 30 s that an agent
+        // may read nothing.
         let end = tokio::time::timeout(SHORT.1 + Duration::from_secs(8), body.data()).await.expect("it ends at expiry");
         let error = end.expect("reset, not ended").expect_err("no byte more");
         assert_eq!(error.reason(), Some(Reason::CANCEL));
@@ -123,7 +126,8 @@ fn socket_of(sandbox: &Sandbox, token: &str) -> raw::Connection {
     agent
 }
 
-/// Within `bound`, the upstream's connections end, and the agent gets what its kernel had taken before: a tenth of it is left out at least.
+/// Within `bound`, the upstream's connections end, and the agent gets what its kernel had taken
+/// before: a tenth of it is left out at least.
 fn assert_ended(upstream: &Upstream, mut agent: raw::Connection, bound: Duration) {
     let began = Instant::now();
     upstream.wait("the upstream's connection to end", |log| log.connections.iter().all(|c| c.closed));

@@ -1,4 +1,5 @@
-//! Every kind of record, tampered with in every way that etcd's API allows: none of it is taken for what a control plane wrote.
+//! Every kind of record, tampered with in every way that etcd's API allows: none of it is taken for
+//! what a control plane wrote.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,8 @@ use seks_tests::{Etcd, install_crypto_provider};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// One key of every kind in `tenant`. A new kind of record doesn't compile here until somebody has thought about it.
+/// One key of every kind in `tenant`. A new kind of record doesn't compile here until somebody has
+/// thought about it.
 fn keys(tenant: &str) -> Vec<Key> {
     let (t, name) = (tenant.parse::<seks_types::id::TenantName>().unwrap(), "one");
     let all = vec![
@@ -119,7 +121,8 @@ async fn delete(store: &Authenticated, key: &Key) {
     store.commit(Transaction { checks: vec![], writes: vec![Write::Delete(key.clone())] }).await.unwrap();
 }
 
-/// The ways to tamper with one record; each leaves a value there that no control plane has written there last.
+/// The ways to tamper with one record; each leaves a value there that no control plane has written
+/// there last.
 const WAYS: [&str; 9] = [
     "edited",
     "put back",
@@ -186,7 +189,8 @@ async fn no_record_that_somebody_else_wrote_is_read_or_watched() {
                 assert!(!listed.iter().any(|record| record.key == key), "{key:?} {way}");
                 tampered += 1;
             }
-            // Whoever watches learns of a deletion; the twin, or what an honest writer wrote meanwhile, is passed on.
+            // Whoever watches learns of a deletion; the twin, or what an honest writer wrote
+            // meanwhile, is passed on.
             let seen = tokio::time::timeout(Duration::from_secs(10), async {
                 loop {
                     match watch.next().await {

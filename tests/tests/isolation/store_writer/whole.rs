@@ -1,4 +1,5 @@
-//! The attacks of issue 14 on whole systems: a control plane and a node over etcd, and somebody with `etcdctl`.
+//! The attacks of issue 14 on whole systems: a control plane and a node over etcd, and somebody
+//! with `etcdctl`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use seks_tests::{Etcd, Sandbox, Upstream, runtime, sandbox::Options};

@@ -1,4 +1,5 @@
-//! A tenant's service of AWS whose requests' bodies are read whole, and requests to it, well signed or not.
+//! A tenant's service of AWS whose requests' bodies are read whole, and requests to it, well signed
+//! or not.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};

@@ -47,7 +47,8 @@ fn bodies_that_only_an_access_key_id_stands_for_stay_within_a_part_of_their_tena
     });
     let grown = world.metric("process_resident_memory_bytes") - before;
     println!("{BODIES} bodies of 4 MiB that nobody signed: {:.0} MiB more resident", grown / MEBI as f64);
-    // The allocator keeps some of what was freed, so the bound is half of what was sent and not the 16 MiB that are held.
+    // The allocator keeps some of what was freed, so the bound is half of what was sent and not the
+    // 16 MiB that are held.
     assert!(grown < (BODIES * 2 * MEBI) as f64, "they were kept: {grown} bytes more");
     let refused = || (world.metric("seks_body_buffer_refused_total") > 0.0).then_some(());
     seks_tests::process::wait_for("those without room to be refused", refused);
@@ -102,7 +103,8 @@ fn bodies_with_many_names_leave_no_memory_behind() {
     let small = "{\"model\":\"small\"}".to_owned() + &" ".repeat(900_000);
     (0..8).for_each(|_| assert_eq!(post(&small), 200)); // what a body of this size takes at any rate
     let resident = || world.metric("process_resident_memory_bytes");
-    // What the allocator keeps for the next body of this kind, it takes once: further ones leave nothing more.
+    // What the allocator keeps for the next body of this kind, it takes once: further ones leave
+    // nothing more.
     let first = resident();
     let grown: Vec<f64> = (0..4)
         .map(|_| {

@@ -1,6 +1,7 @@
 //! The noisy neighbour: each attack at full speed, beside another tenant that goes on working.
 //!
-//! `tests/run isolation --strict` lasts 60 s an attack, in a release build, with the bounds of the requirement.
+//! `tests/run isolation --strict` lasts 60 s an attack, in a release build, with the bounds of the
+//! requirement.
 
 use std::{
     net::SocketAddr,
@@ -191,7 +192,8 @@ fn attacked(world: &World, what: &str, threads: usize, act: Act) {
         let until = Instant::now() + duration(2);
         let revoked = scope.spawn(move || revoke_until(world, until));
         let mut seen = ask_for(duration(2), proxy, token);
-        // An act takes seconds where a name server is silent, or where attackers get the least of two busy cores.
+        // An act takes seconds where a name server is silent, or where attackers get the least of
+        // two busy cores.
         let begun = Instant::now();
         while done.load(Relaxed) == 0 && begun.elapsed() < ONE_ATTACK {
             seen.add(ask_for(Duration::from_millis(200), proxy, token));

@@ -44,7 +44,8 @@ fn ordinary_policies_are_within_the_budget_and_in_force_when_they_are_acknowledg
         );
         let applied = world.apply("hostile", &format!("{policies}{last}"));
         assert_eq!(applied.code, Some(0), "{}{}", applied.stdout, applied.stderr);
-        // Acknowledged is in force, though the node compiles beside the stream: a request waits for it.
+        // Acknowledged is in force, though the node compiles beside the stream: a request waits for
+        // it.
         let path = format!("/api/model/v1/round{round}");
         assert_eq!(world.sandbox.get(&path, &world.hostile.secret).code(), "policy_denied", "round {round}");
         assert_eq!(world.get(&world.hostile).status, 200, "what isn't forbidden goes through");

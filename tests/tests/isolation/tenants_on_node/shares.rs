@@ -48,7 +48,8 @@ fn a_tenant_with_many_tokens_leaves_connections_for_the_others() {
     let mut asked: Vec<Connection> = Vec::new();
     for n in 0..CONNECTIONS {
         asked.push(ask(&world, &tokens[n % tokens.len()], at, ""));
-        // As many as are held, or refused, by now: else the listener has accepted too many at once for a fair count.
+        // As many as are held, or refused, by now: else the listener has accepted too many at once
+        // for a fair count.
         wait_for("the request to be held or refused", || {
             let held = upstream.log().requests.len() + limited(&world, "in_flight") as usize;
             (held > n).then_some(())

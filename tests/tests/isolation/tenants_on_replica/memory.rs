@@ -1,6 +1,7 @@
 //! What a tenant's tokens took is given back when they are gone, and all of them can be listed.
 //!
-//! `SEKS_ISOLATION_TOKENS` says how many: 2,500 in the suite, 100,000 for the figures in SECURITY.md.
+//! `SEKS_ISOLATION_TOKENS` says how many: 2,500 in the suite, 100,000 for the figures in
+//! SECURITY.md.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! What was deleted and made again under its name is another: nothing that was given to the first is good for the second.
+//! What was deleted and made again under its name is another: nothing that was given to the first
+//! is good for the second.
 
 use seks_proto::wire::{self, Role};
 use seks_tests::{Control, control::Pair};

@@ -1,6 +1,8 @@
-//! A hostile tenant's operators do each thing that they may at full speed; another tenant's requests and revocations go on.
+//! A hostile tenant's operators do each thing that they may at full speed; another tenant's
+//! requests and revocations go on.
 //!
-//! `SEKS_ISOLATION_SECONDS` says how long each attack lasts: 2 s in the suite, 60 s with `tests/run isolation --strict`.
+//! `SEKS_ISOLATION_SECONDS` says how long each attack lasts: 2 s in the suite, 60 s with
+//! `tests/run isolation --strict`.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -19,7 +21,8 @@ const OPERATORS: usize = 3;
 /// Calls of each that are under way.
 const CALLS: usize = 4;
 
-/// How often the other tenant issues and revokes a token: within its own rate of writes (100 a second).
+/// How often the other tenant issues and revokes a token: within its own rate of writes (100 a
+/// second).
 const REVOKE_EVERY: Duration = Duration::from_millis(50);
 
 /// What came of the other tenant meanwhile.
@@ -168,7 +171,8 @@ fn hammer(
     while !stop.load(Relaxed) {
         n += 1;
         let call = attack(client.clone(), n);
-        // A call that isn't answered by the end is given up, which must cost nobody anything either.
+        // A call that isn't answered by the end is given up, which must cost nobody anything
+        // either.
         let over = async {
             while !stop.load(Relaxed) {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,5 @@
-//! A tenant has what its quotas allow, writes as fast as its rate allows, and can be listed however much it has.
+//! A tenant has what its quotas allow, writes as fast as its rate allows, and can be listed however
+//! much it has.
 
 use seks_proto::wire::{self, Role};
 use seks_tests::{Control, control::Pair};

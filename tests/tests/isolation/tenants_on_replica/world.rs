@@ -104,7 +104,8 @@ impl World {
         (status, began.elapsed())
     }
 
-    /// Issues a token of `default` and revokes it: whether that was enforced, and how long the revocation took.
+    /// Issues a token of `default` and revokes it: whether that was enforced, and how long the
+    /// revocation took.
     pub async fn revoke(root: &mut AdminClient<Channel>) -> (bool, Duration) {
         let tenant = || "default".to_owned();
         let grants = vec![wire::Grant { service: "openai".into(), credential: String::new() }];

@@ -1,4 +1,5 @@
-//! What `verify` must find, of the trail itself and of an export: each of seven tamperings, and nothing on a clean fleet.
+//! What `verify` must find, of the trail itself and of an export: each of seven tamperings, and
+//! nothing on a clean fleet.
 
 use std::{fs, path::Path};
 
@@ -125,8 +126,8 @@ fn nothing_is_found_on_a_clean_fleet() {
     assert!(verify_export(&[directory.path().into()], &signing.public()).is_err());
 }
 
-/// A tampering, and a finding that must be among those of the trail. The clock is not on the disk of the trail's log, so it is looked
-/// for before the trail is opened again.
+/// A tampering, and a finding that must be among those of the trail. The clock is not on the disk
+/// of the trail's log, so it is looked for before the trail is opened again.
 type Case = (&'static str, fn(&mut Fleet), (&'static str, &'static str));
 
 const OF_THE_TRAIL: [Case; 7] = [
@@ -182,7 +183,8 @@ fn records(directory: &Path) -> std::path::PathBuf {
     directory.join("records-000001.jsonl.zst")
 }
 
-/// What was done to the fleet before the export, to the export, and what must be found of node-a or node-b.
+/// What was done to the fleet before the export, to the export, and what must be found of node-a or
+/// node-b.
 type ExportCase = (&'static str, fn(&mut Fleet), fn(&Path), &'static [(&'static str, &'static str)]);
 
 const OF_AN_EXPORT: [ExportCase; 7] = [

@@ -10,8 +10,9 @@ use tokio::{
 
 use super::*;
 
-/// A name server on loopback, UDP and TCP on one port. It answers by the first label: `silent…` not at all, `absent…` that there is none,
-/// `large…` over UDP with a truncated answer, others with 192.0.2.1.
+/// A name server on loopback, UDP and TCP on one port. It answers by the first label: `silent…` not
+/// at all, `absent…` that there is none, `large…` over UDP with a truncated answer, others with
+/// 192.0.2.1.
 struct NameServer {
     at: SocketAddr,
     asked: Arc<AtomicUsize>,

@@ -60,7 +60,8 @@ impl ExportError {
             | Code::Unavailable
             | Code::DataLoss => Advice::Retry(retry_after),
             Code::ResourceExhausted if retry_after.is_some() => Advice::Retry(retry_after),
-            // Without it: a message too large for the server, or a quota that no repetition will get past.
+            // Without it: a message too large for the server, or a quota that no repetition will
+            // get past.
             Code::ResourceExhausted | Code::InvalidArgument => Advice::Split,
             _ => Advice::Drop,
         };

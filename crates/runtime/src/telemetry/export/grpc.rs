@@ -88,7 +88,8 @@ impl Decoder for PreEncodedCodec {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
         let bytes = from.copy_to_bytes(from.remaining());
-        // The server has said OK: what it took isn't sent again because of what it says beside that.
+        // The server has said OK: what it took isn't sent again because of what it says beside
+        // that.
         Ok(Some(ExportTraceServiceResponse::decode(bytes).unwrap_or_default()))
     }
 }

@@ -50,7 +50,8 @@ impl Http {
             Some(roots) => Some((connector(roots)?, ServerName::try_from(host.clone()).map_err(|_| no_host())?)),
             None => None,
         };
-        // The variable for all signals names the collector; the one for traces names the very resource.
+        // The variable for all signals names the collector; the one for traces names the very
+        // resource.
         let path = match target.uri.path() {
             path if target.is_resource => path.to_owned(),
             base => {
@@ -81,7 +82,8 @@ impl Http {
         if !parts.status.is_success() {
             return Err(ExportError::http(parts.status, &parts.headers));
         }
-        // The server has said OK: what it took isn't sent again because of what it says beside that.
+        // The server has said OK: what it took isn't sent again because of what it says beside
+        // that.
         Ok(body.ok().and_then(|body| ExportTraceServiceResponse::decode(body).ok()).unwrap_or_default())
     }
 

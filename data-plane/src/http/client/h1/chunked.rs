@@ -120,7 +120,8 @@ fn trailers(input: &mut BytesMut) -> Result<Step, UpstreamError> {
 mod tests {
     use super::*;
 
-    /// What is in `wire`, which comes in pieces of `piece` bytes: the data, the trailers, and what is left.
+    /// What is in `wire`, which comes in pieces of `piece` bytes: the data, the trailers, and what
+    /// is left.
     fn read(wire: &[u8], piece: usize) -> Result<(Vec<u8>, Option<HeaderMap>, usize), UpstreamError> {
         let (mut chunked, mut input, mut data) = (Chunked::default(), BytesMut::new(), Vec::new());
         let mut pieces = wire.chunks(piece);

@@ -62,7 +62,8 @@ pub(super) fn write(out: &mut Vec<u8>, head: &RequestHead, length: Option<u64>, 
     out.extend_from_slice(b"\r\n");
 }
 
-/// Takes a head from the beginning of `input`, once it is whole; `scanned` of it was looked at before.
+/// Takes a head from the beginning of `input`, once it is whole; `scanned` of it was looked at
+/// before.
 pub(super) fn read(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Head>, UpstreamError> {
     let Some(len) = find_end(input, *scanned) else {
         *scanned = input.len();
@@ -87,8 +88,9 @@ fn too_large(input: &[u8]) -> UpstreamError {
     if input.starts_with(b"HTTP/1.") { UpstreamError::HeadTooLarge } else { UpstreamError::BadStatusLine }
 }
 
-/// Tolerant where no reader can take one message for two, as RFC 9112 has it for clients (2.2, 4, 5.1, 5.2): several blanks in the
-/// status line, a bare LF, a blank before a colon, a value over several lines. Fields that frame the body are read strictly.
+/// Tolerant where no reader can take one message for two, as RFC 9112 has it for clients (2.2, 4,
+/// 5.1, 5.2): several blanks in the status line, a bare LF, a blank before a colon, a value over
+/// several lines. Fields that frame the body are read strictly.
 fn parser() -> ParserConfig {
     let mut parser = ParserConfig::default();
     parser
@@ -103,7 +105,8 @@ fn parser() -> ParserConfig {
 struct FramingFields {
     length: Option<u64>,
     chunked: bool,
-    /// `Transfer-Encoding: identity`, which RFC 7230 took out: the body is as it would be without, and nothing follows it.
+    /// `Transfer-Encoding: identity`, which RFC 7230 took out: the body is as it would be without,
+    /// and nothing follows it.
     identity: bool,
     close: bool,
     keep: bool,

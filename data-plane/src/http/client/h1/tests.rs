@@ -264,7 +264,8 @@ async fn a_task_without_budget_takes_no_connection_for_idle_that_is_not() {
     assert!(!poll_fn(|cx| std::task::Poll::Ready(h1.is_idle(cx))).await);
 }
 
-/// Answers one request, so that the next one comes on a connection that was used before; then closes it on receipt of that.
+/// Answers one request, so that the next one comes on a connection that was used before; then
+/// closes it on receipt of that.
 async fn close_the_second(pair: &Pair, end: &str) {
     let mut stream = pair.accept().await;
     read_to(&mut stream, "\r\n\r\n").await;

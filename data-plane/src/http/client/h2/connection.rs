@@ -31,7 +31,8 @@ use crate::http::client::{
 
 /// Response heads over this are not relayed.
 const MAX_HEAD_BYTES: u32 = 64 * 1024;
-/// Windows of a connection: what a hostile upstream can make a node hold for one stream, and for all.
+/// Windows of a connection: what a hostile upstream can make a node hold for one stream, and for
+/// all.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The keep-alive interval of a connection in use, and the time for the response.
@@ -140,13 +141,15 @@ impl Connections {
         self.0.iter().map(|shared| shared.streams.limit()).filter(|limit| *limit > 0).max()
     }
 
-    /// A stream of one that has some to spare. Those that take no more requests are left to their last.
+    /// A stream of one that has some to spare. Those that take no more requests are left to their
+    /// last.
     pub(crate) fn take(&mut self, cx: &mut Context<'_>) -> Option<H2> {
         self.0.retain_mut(|shared| shared.is_open(cx));
         self.0.iter().find_map(|shared| Some(H2 { slot: shared.streams.take()?, sender: shared.sender.clone() }))
     }
 
-    /// Closes those that have ended, and unused ones for which `most_unused` or the owner's share has no room.
+    /// Closes those that have ended, and unused ones for which `most_unused` or the owner's share
+    /// has no room.
     pub(crate) fn sweep(&mut self, most_unused: usize, place: &PoolPlace) {
         let (mut cx, mut unused) = (Context::from_waker(std::task::Waker::noop()), 0);
         self.0.retain_mut(|shared| {

@@ -12,7 +12,8 @@ use http_body::Body as _;
 
 use crate::http::client::{UpstreamError, upload::Upload};
 
-/// Most bytes of a stream that are asked for at a time: another stream of the connection must get some, too.
+/// Most bytes of a stream that are asked for at a time: another stream of the connection must get
+/// some, too.
 const MAX_RESERVED: usize = 64 * 1024;
 
 /// Moves a body into a stream, as far as the upstream's window allows.
@@ -36,7 +37,8 @@ impl Pipe {
         self.done
     }
 
-    /// Sends what can be sent. Ready: all was sent, or the upstream wants no more, which its answer explains.
+    /// Sends what can be sent. Ready: all was sent, or the upstream wants no more, which its answer
+    /// explains.
     pub(super) fn poll(&mut self, body: &mut Upload, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
         while !self.done {
             if self.stream.poll_reset(cx).is_ready() {

@@ -1,4 +1,5 @@
-//! A request's body out of its framing: counted, so that the next head is looked for in the right place and nowhere else.
+//! A request's body out of its framing: counted, so that the next head is looked for in the right
+//! place and nowhere else.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -27,8 +28,8 @@ pub(super) enum Step {
     More,
 }
 
-/// Position in a chunked body. `size` is what the hexadecimal digits said so far, `line` how long a trailer's line is, and
-/// `named` whether its colon has come.
+/// Position in a chunked body. `size` is what the hexadecimal digits said so far, `line` how long a
+/// trailer's line is, and `named` whether its colon has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
     Size { size: u64, digits: u8 },
@@ -178,7 +179,8 @@ mod tests {
         Body::Chunked(Chunk::Size { size: 0, digits: 0 })
     }
 
-    /// What is in `wire`, which comes in pieces: the data, and how much of `wire` is left once it has ended.
+    /// What is in `wire`, which comes in pieces: the data, and how much of `wire` is left once it
+    /// has ended.
     fn read(mut body: Body, wire: &[u8], piece: usize) -> Result<(Vec<u8>, Option<usize>), Violation> {
         let (mut input, mut data, mut pieces) = (BytesMut::new(), Vec::new(), wire.chunks(piece));
         loop {

@@ -40,7 +40,8 @@ fn fuzz_request_head() {
     fuzz::run("request_head", SEEDS, |input| {
         let whole = read(&[input]);
         let in_pieces = read(&fuzz::pieces(input));
-        // A violation may be found earlier or later, and another one first; what is accepted is the same.
+        // A violation may be found earlier or later, and another one first; what is accepted is the
+        // same.
         let accepted = |read: &Read| read.as_ref().and_then(|r| r.as_ref().ok().copied());
         assert_eq!(accepted(&whole), accepted(&in_pieces), "what a head is depends on how it comes");
         let Some((len, framing)) = accepted(&whole) else { return fuzz::outcome(&format!("{whole:?}")) };

@@ -1,5 +1,6 @@
-//! Parses the head of an HTTP/1 request strictly. What two servers could read differently is refused (RFC 9112). That includes the smuggling
-//! cases that hyper accepts: bare LF, `Content-Length` beside `Transfer-Encoding`, repeated fields.
+//! Parses the head of an HTTP/1 request strictly. What two servers could read differently is
+//! refused (RFC 9112). That includes the smuggling cases that hyper accepts: bare LF,
+//! `Content-Length` beside `Transfer-Encoding`, repeated fields.
 //!
 //! Only the form is checked here. `pipeline/admit.rs` checks the meaning, for HTTP/2 as well.
 
@@ -94,7 +95,8 @@ violations! {
     HeadTimeout = REQUEST_TIMEOUT "the request's head came too slowly",
 }
 
-/// Reads a head from the beginning of `bytes`, of which `scanned` were looked at before. One that is whole has these `parts`.
+/// Reads a head from the beginning of `bytes`, of which `scanned` were looked at before. One that
+/// is whole has these `parts`.
 pub(super) fn read(bytes: &[u8], scanned: usize, limits: &HeadLimits, parts: &mut Parts) -> Result<Head, Violation> {
     let Some(len) = find_end(bytes, scanned)? else {
         too_large(bytes, limits)?;
@@ -136,8 +138,8 @@ fn too_large(head: &[u8], limits: &HeadLimits) -> Result<(), Violation> {
     if head.len() > limits.bytes { Err(Violation::HeadTooLarge) } else { Ok(()) }
 }
 
-/// No control character but HTAB, and no CR but before LF (which has one before it each: [`find_end`]). Written so that it compiles
-/// to vector instructions: bytes alone, and no branch.
+/// No control character but HTAB, and no CR but before LF (which has one before it each:
+/// [`find_end`]). Written so that it compiles to vector instructions: bytes alone, and no branch.
 fn check_characters(head: &[u8]) -> Result<(), Violation> {
     let bad = head.iter().fold(0_u8, |bad, &b| {
         let control = (b < 0x20) & (b != b'\t') & (b != b'\r') & (b != b'\n');

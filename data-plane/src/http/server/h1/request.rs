@@ -63,7 +63,8 @@ pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, Respons
     Ok((request, terms))
 }
 
-/// A target with the characters escaped that [`Uri`] doesn't take: in the query, and what is beyond ASCII in the path too.
+/// A target with the characters escaped that [`Uri`] doesn't take: in the query, and what is beyond
+/// ASCII in the path too.
 fn escaped(target: &[u8]) -> Result<Bytes, Violation> {
     let target = std::str::from_utf8(target).map_err(|_| Violation::Target)?;
     let is_unescaped = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'\\' | b'`' | 0x80..);

@@ -19,8 +19,8 @@ pub(super) enum Framing {
     ToEnd,
 }
 
-/// Writes the head of an answer to a request on these terms, with a body of `length`; `last`: nothing follows it. Gives the body's
-/// framing, and whether anything may follow after all.
+/// Writes the head of an answer to a request on these terms, with a body of `length`; `last`:
+/// nothing follows it. Gives the body's framing, and whether anything may follow after all.
 pub(super) fn write(
     out: &mut Vec<u8>,
     parts: &Parts,
@@ -39,7 +39,8 @@ pub(super) fn write(
     write_status_line(out, status, terms.http10);
     let describes = framing == Framing::Empty && (terms.head || status == StatusCode::NOT_MODIFIED);
     for (name, value) in headers {
-        // Behind HEAD and 304 it speaks of a body that isn't there; elsewhere it is what is framed that counts.
+        // Behind HEAD and 304 it speaks of a body that isn't there; elsewhere it is what is framed
+        // that counts.
         if name == header::TRANSFER_ENCODING || (name == header::CONTENT_LENGTH && !describes) {
             continue;
         }

@@ -108,8 +108,8 @@ impl Inner {
         self.is_read()
     }
 
-    /// Ready when the agent has gone. Not looked for while a body is being read, which would tell, and behind bytes of another
-    /// request, of which no more are taken than fit.
+    /// Ready when the agent has gone. Not looked for while a body is being read, which would tell,
+    /// and behind bytes of another request, of which no more are taken than fit.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_read() || !self.inbox.bytes.is_empty() {
             return Poll::Pending;

@@ -23,7 +23,8 @@ const POST: &str = "POST /b HTTP/1.1\r\nHost: broker\r\nContent-Length: 5\r\n\r\
 const CHUNKED: &str = "POST /c HTTP/1.1\r\nHost: broker\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
 const BAD: &str = "GET /evil HTTP/1.1\r\nHost: broker\r\nHost: evil\r\n\r\n";
 
-/// Answers with what was asked, once all of it was read; `/later…` never, and `/unread…` without reading.
+/// Answers with what was asked, once all of it was read; `/later…` never, and `/unread…` without
+/// reading.
 #[derive(Clone, Default)]
 struct Echo(Arc<Mutex<Vec<String>>>);
 

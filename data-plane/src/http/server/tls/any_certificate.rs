@@ -1,7 +1,7 @@
 //! Client certificates of any issuer, for tokens that are bound to one (RFC 8705, 2.2).
 //!
-//! Nothing in such a certificate is believed. The handshake proves that the client has its key, and a bound token names it by its
-//! SHA-256. So who signed it does not matter.
+//! Nothing in such a certificate is believed. The handshake proves that the client has its key, and
+//! a bound token names it by its SHA-256. So who signed it does not matter.
 
 use std::sync::Arc;
 

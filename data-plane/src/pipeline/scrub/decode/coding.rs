@@ -167,8 +167,8 @@ fn inflate(decompress: &mut Decompress, input: &[u8], output: &mut [u8]) -> Resu
     Ok((step, status == Status::StreamEnd))
 }
 
-/// gzip (RFC 1952), members one after the other. The checksum is not looked at: transport has one, and the agent is told
-/// nothing of a coding.
+/// gzip (RFC 1952), members one after the other. The checksum is not looked at: transport has one,
+/// and the agent is told nothing of a coding.
 pub(super) struct Gzip {
     state: GzipState,
     /// A member's header, or trailer, as far as it has come.

@@ -1,7 +1,8 @@
-//! Finds windows by four bytes of each, 32 bytes of a body a step (Teddy, of the crate `aho-corasick`).
+//! Finds windows by four bytes of each, 32 bytes of a body a step (Teddy, of the crate
+//! `aho-corasick`).
 //!
-//! The table of [`super::Prefilter`] takes a step of some 12 bytes, and each step waits for the one before. benches/README.md compares
-//! the two.
+//! The table of [`super::Prefilter`] takes a step of some 12 bytes, and each step waits for the one
+//! before. benches/README.md compares the two.
 
 use aho_corasick::{
     Span,
@@ -12,10 +13,12 @@ use super::{super::alphabet::Alphabet, Prefilter, Window};
 
 /// Bytes of a fragment. Teddy compares as many before it gives an alarm.
 const LENGTH: usize = 4;
-/// Ways of writing a fragment, of hex digits in either case and of both alphabets of base64. Fragments with more are not chosen.
+/// Ways of writing a fragment, of hex digits in either case and of both alphabets of base64.
+/// Fragments with more are not chosen.
 const MOST_SPELLINGS: usize = 4;
-/// A body that gives more alarms than one in this many bytes, over at least [`MIN_ALARMS`], is searched by the table from there on: what
-/// an upstream writes must not cost more than the table does.
+/// A body that gives more alarms than one in this many bytes, over at least [`MIN_ALARMS`], is
+/// searched by the table from there on: what an upstream writes must not cost more than the table
+/// does.
 const BYTES_AN_ALARM: usize = 32;
 const MIN_ALARMS: usize = 64;
 
@@ -40,7 +43,8 @@ struct Place {
 pub(super) type Hit = (usize, usize);
 
 impl Fragments {
-    /// `None` where the processor can't, or there are too many windows. All windows are `length` bytes long.
+    /// `None` where the processor can't, or there are too many windows. All windows are `length`
+    /// bytes long.
     pub(super) fn new(windows: &[Window], length: usize) -> Option<Self> {
         let last = length.checked_sub(LENGTH)?;
         let (mut texts, mut places): (Vec<[u8; LENGTH]>, Vec<Vec<Place>>) = (Vec::new(), Vec::new());
@@ -65,8 +69,8 @@ impl Fragments {
         Some(Self { searcher: searcher?, places, most_offset })
     }
 
-    /// Every window in `body` whose end is `end` or behind, in order, and where the table must go on: the end of the first window that
-    /// was not looked for.
+    /// Every window in `body` whose end is `end` or behind, in order, and where the table must go
+    /// on: the end of the first window that was not looked for.
     pub(super) fn search(&self, of: &Prefilter, body: &[u8], end: usize) -> (Vec<Hit>, usize) {
         let length = of.length();
         let Some(first) = end.checked_sub(length).filter(|_| end <= body.len()) else { return (Vec::new(), end) };
@@ -111,7 +115,8 @@ fn spellings(text: [u8; LENGTH], alphabet: Alphabet) -> Option<Vec<[u8; LENGTH]>
     (spellings.len() <= MOST_SPELLINGS).then_some(spellings)
 }
 
-/// How often bodies hold a fragment by chance, roughly: JSON and English are mostly small letters, spaces and quotes.
+/// How often bodies hold a fragment by chance, roughly: JSON and English are mostly small letters,
+/// spaces and quotes.
 fn commonness(spellings: &[[u8; LENGTH]]) -> usize {
     let of_byte = |byte: &u8| match byte {
         b' ' | b'"' | b'e' | b't' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' => 4,
