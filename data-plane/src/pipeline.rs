@@ -47,5 +47,6 @@ pub(crate) mod shared_limits;
 mod signed_url;
 mod sigv4;
 pub(crate) mod token;
+pub(crate) mod upstream_target;
 pub(crate) mod websocket;
 pub(crate) mod wrong_tokens;

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
-    INTERCEPTION, McpSource, Service, TokenSlot,
+    INTERCEPTION, McpSource, TokenSlot,
     request::{BodyFacts, BodyFields, BodyFormat, FormError, McpCall, Target, without_base_slash},
 };
 use seks_types::id::{PolicyId, TenantName};
@@ -26,7 +26,7 @@ use super::{
     caller::Caller,
     facts::Facts,
     form,
-    lookup::{self, Identified},
+    lookup::Identified,
     meaning::{Meaning, meaning},
     received_body::Received,
     refusal::Refusal,
@@ -35,6 +35,7 @@ use super::{
     shared_limits::SharedLimits,
     sigv4::{self, PresentedSignature, SeenBody, Signed},
     token,
+    upstream_target::UpstreamTarget,
 };
 use crate::{
     code::Code,
@@ -67,81 +68,30 @@ pub(crate) struct Permitted {
     _permit: Permit,
 }
 
-/// Path and query of the upstream request in one piece of text.
-#[derive(Clone)]
-pub(crate) struct UpstreamTarget {
-    pub(crate) text: String,
-    /// Where the query begins.
-    pub(crate) path: usize,
-    /// Where the credential goes, if it goes into the path: behind the segments that came before
-    /// the token's.
-    pub(crate) credential: usize,
-    /// The object that the upstream copies from: policies must permit to read it.
-    pub(super) copied: Option<Box<UpstreamTarget>>,
-}
-
-impl UpstreamTarget {
-    /// Path and query as they will be sent: with the base path, without the agent's token, and
-    /// without the agent's own value in the credential's place. Also the method that an override
-    /// asks for.
-    fn read(identified: &Identified, service: &ServiceEntry) -> Result<(Self, Option<Method>), Refusal> {
-        let rest = without_token(identified, service)?;
-        // HTTPS_PROXY mode has no base URL of the node. The target is the one that the upstream
-        // would have got.
-        let rest = match identified.admitted.form() {
-            Naming::Path | Naming::Host => without_base_slash(service, &rest),
-            Naming::Forward => Cow::Borrowed(&*rest),
-        };
-        let target = Target::parse(service, &rest).map_err(|e| Refusal::invalid(e.text()))?;
-        let parts = &identified.admitted.parts;
-        let Meaning { method, copied } = meaning(&parts.method, &parts.headers, &target, service)?;
-        if identified.has_other_tokens && token::has_token(target.path().as_bytes()) {
-            return Err(Refusal::invalid("the path holds a token where the service takes none"));
-        }
-        let mut line = Self::new(&target, service, identified.has_other_tokens);
-        line.credential = identified.in_path.unwrap_or_default();
-        if let Some(copied) = copied {
-            let target = Target::parse(service, &copied).map_err(|e| Refusal::invalid(e.text()))?;
-            line.copied = Some(Box::new(Self::new(&target, service, false)));
-        }
-        Ok((line, method))
+/// Path and query as they will be sent: with the base path, without the agent's token, and
+/// without the agent's own value in the credential's place. Also the method that an override
+/// asks for.
+fn read_target(identified: &Identified, service: &ServiceEntry) -> Result<(UpstreamTarget, Option<Method>), Refusal> {
+    let rest = without_token(identified, service)?;
+    // HTTPS_PROXY mode has no base URL of the node. The target is the one that the upstream
+    // would have got.
+    let rest = match identified.admitted.form() {
+        Naming::Path | Naming::Host => without_base_slash(service, &rest),
+        Naming::Forward => Cow::Borrowed(&*rest),
+    };
+    let target = Target::parse(service, &rest).map_err(|e| Refusal::invalid(e.text()))?;
+    let parts = &identified.admitted.parts;
+    let Meaning { method, copied } = meaning(&parts.method, &parts.headers, &target, service)?;
+    if identified.has_other_tokens && token::has_token(target.path().as_bytes()) {
+        return Err(Refusal::invalid("the path holds a token where the service takes none"));
     }
-
-    pub(super) fn new(target: &Target<'_>, service: &Service, has_other_tokens: bool) -> Self {
-        // As long as it can become, and no longer without a query: `Bytes` then takes it as it is.
-        let query = target.query().map_or(0, |query| query.len() + 1);
-        let mut text = String::with_capacity(target.path().len() + query);
-        text.push_str(target.path());
-        let path = text.len();
-        let mut separator = '?';
-        for raw in target.query().into_iter().flat_map(|query| query.split('&')) {
-            // Servers differ in whether `;` separates parameters: what hides a reserved name behind
-            // one goes too.
-            let reserved =
-                seks_service::request::query_names(raw).any(|n| lookup::is_reserved_query(service, n.trim()));
-            if reserved || (has_other_tokens && token::has_token(raw.as_bytes())) {
-                continue;
-            }
-            text.push(separator);
-            text.push_str(raw);
-            separator = '&';
-        }
-        Self { text, path, credential: 0, copied: None }
+    let mut line = UpstreamTarget::new(&target, service, identified.has_other_tokens);
+    line.credential = identified.in_path.unwrap_or_default();
+    if let Some(copied) = copied {
+        let target = Target::parse(service, &copied).map_err(|e| Refusal::invalid(e.text()))?;
+        line.copied = Some(Box::new(UpstreamTarget::new(&target, service, false)));
     }
-
-    fn path(&self) -> &str {
-        self.text.get(..self.path).unwrap_or_default()
-    }
-
-    fn query(&self) -> &str {
-        self.text.get(self.path + 1..).unwrap_or_default()
-    }
-}
-
-/// Path and query that are sent to the upstream for `rest`, what an agent writes behind the
-/// service's name. `None`: a request for it would be refused.
-pub(super) fn upstream_target(service: &Service, rest: &str) -> Option<String> {
-    Target::parse(service, rest).ok().map(|target| UpstreamTarget::new(&target, service, false).text)
+    Ok((line, method))
 }
 
 /// What the agent asks of the service, without the segment of the path that holds the token:
@@ -197,7 +147,7 @@ pub(crate) async fn call(
     let Some(method_group) = service.method_group(&identified.admitted.parts.method) else {
         return Err(Refusal::method_not_listed(&service));
     };
-    let (line, mut overriding) = UpstreamTarget::read(&identified, &service)?;
+    let (line, mut overriding) = read_target(&identified, &service)?;
     if let Some(url) = &identified.signed_url {
         let fields = credential.open_for(&service).map_err(|_| Code::UpstreamUnreachable)?;
         url.verify(&fields, service.name.as_str(), &line.text, caller.now)?;

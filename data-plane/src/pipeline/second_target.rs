@@ -9,7 +9,7 @@ use seks_service::{
     request::{Target, without_base_slash},
 };
 
-use super::{authorize::UpstreamTarget, lookup::Identified, refusal::Refusal, route::Naming, token};
+use super::{lookup::Identified, refusal::Refusal, route::Naming, token, upstream_target::UpstreamTarget};
 
 pub(super) const DESTINATION: &str = "destination";
 

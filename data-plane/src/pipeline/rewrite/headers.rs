@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::Service;
 
 use super::{Urls, cookies::rewrite_cookie};
-use crate::pipeline::{authorize, signed_url::UrlSigner};
+use crate::pipeline::{signed_url::UrlSigner, upstream_target};
 
 /// Fields of which the whole value is a URL reference, beside those whose names end as
 /// [`is_reference`] says.
@@ -66,7 +66,7 @@ fn rewrite_signed(reference: &str, urls: &Urls, signed: SignedHeaders<'_>) -> Op
     let (url, fragment) = reference.split_at(reference.find('#').unwrap_or(reference.len()));
     let parameter = urls
         .rest(url)
-        .and_then(|rest| authorize::upstream_target(service, rest))
+        .and_then(|rest| upstream_target::upstream_target(service, rest))
         .and_then(|target| signer.sign(service.name.as_str(), &target));
     let Some(parameter) = parameter else { return Some(reference) };
     let separator = if url.contains('?') { "&" } else { "?" };

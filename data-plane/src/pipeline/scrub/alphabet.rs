@@ -1,5 +1,9 @@
 //! How bytes of a body become units of a searched text, and sets of bytes.
 
+/// Values from here on are searched for in base64, hex and UTF-16 too: of a shorter one these forms
+/// are too short not to occur by chance.
+pub(super) const MIN_ENCODED: usize = 8;
+
 /// How bytes of a body become units of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alphabet {

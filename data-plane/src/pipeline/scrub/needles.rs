@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::Zeroize as _;
 
 use super::{
-    alphabet::{Alphabet, ByteSet},
+    alphabet::{Alphabet, ByteSet, MIN_ENCODED},
     prefilter::Prefilter,
     spaced,
     token::Schemes,
@@ -15,10 +15,6 @@ use super::{
 /// Shorter values are not secrets (a user name, a region); to search for them would destroy clean
 /// bodies.
 pub(crate) const MIN_VALUE: usize = 4;
-
-/// Values from here on are searched for in base64, hex and UTF-16 too: of a shorter one these forms
-/// are too short not to occur by chance.
-pub(crate) const MIN_ENCODED: usize = 8;
 
 /// What is searched for in the answer to one request: exactly what was put into it. Cheap to clone;
 /// wiped when the last clone is dropped.

@@ -4,7 +4,7 @@
 //! A needle with such a byte among its first bytes has no window ([`super::prefilter`]). It is
 //! found where the first of these bytes is.
 
-use super::needles::MIN_ENCODED;
+use super::alphabet::MIN_ENCODED;
 
 /// Digits of the shortest value in hex. A needle in hex is a run of at least so many digits and
 /// separators.
