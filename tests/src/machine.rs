@@ -28,7 +28,7 @@ impl Machine {
     /// Boots a machine in which `hosts` are names of its loopback address, and `/mnt` is `shared`.
     ///
     /// # Panics
-    /// When it doesn't boot. [`part`](crate::part) `systemd` says whether it can.
+    /// When it doesn't boot. The part `systemd` ([`crate::part`]) says whether it can.
     pub fn boot(hosts: &[&str], shared: &Path) -> Self {
         static BOOTED: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
