@@ -38,6 +38,7 @@ What agents may use:
   credential   Real secrets: stored once, never shown again
   agent        Principals that send requests
   token        Fake keys that agents present
+  trust        Issuers of identity tokens that agents may use
   policy       Cedar policies: which agent may do what
   ca           The CA of HTTPS_PROXY mode
 
@@ -57,7 +58,7 @@ The fleet:
   operator     Administrators
 
 Tools:
-  self-check   Show version, build and platform of this program, and what protects it on this machine
+  self-check   Show version, build and platform, and what protects the program on this machine
   completions  Print a shell completion script
   help         Print this message or the help of the given commands
 

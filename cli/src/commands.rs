@@ -54,7 +54,7 @@ pub enum Command {
     /// Fake keys that agents present
     #[command(subcommand)]
     Token(token::Verb),
-    /// Issuers whose identity tokens stand for agents
+    /// Issuers of identity tokens that agents may use
     #[command(subcommand)]
     Trust(trust::Verb),
     /// Cedar policies: which agent may do what
@@ -88,7 +88,7 @@ pub enum Command {
     Run(run::RunArgs),
     /// Control plane and proxy in one process, for one machine
     Dev(dev::DevArgs),
-    /// Show version, build and platform of this program, and what protects it on this machine
+    /// Show version, build and platform, and what protects the program on this machine
     #[command(after_help = "Example:\n  seks self-check -o json")]
     SelfCheck,
     /// Print a shell completion script

@@ -10,7 +10,7 @@ mod decided;
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
@@ -160,14 +160,19 @@ pub(crate) async fn call(
     }
     let second = second_target::read(&identified, &service)?;
     let parts = &identified.admitted.parts;
+    let is_streamed = !matches!(body, Received::Read(_));
     if let Some(kind) = form::kind_of(parts, &body) {
-        let scanned = form::scan(body, kind, &service, token.tenant(), bounds, record);
-        let (read, asked) = Box::pin(scanned).await?;
-        body = read;
-        if asked.is_some() && overriding.is_some() {
-            return Err(Refusal::invalid("the method is overridden more than once"));
+        if is_streamed && !service.allow_method_override && !parts.headers.contains_key(header::CONTENT_TYPE) {
+            body = form::watch(body, bounds, record);
+        } else {
+            let scanned = form::scan(body, kind, &service, token.tenant(), bounds, record);
+            let (read, asked) = Box::pin(scanned).await?;
+            body = read;
+            if asked.is_some() && overriding.is_some() {
+                return Err(Refusal::invalid("the method is overridden more than once"));
+            }
+            overriding = overriding.or(asked);
         }
-        overriding = overriding.or(asked);
     }
     if overriding.as_ref().is_some_and(|method| service.method_group(method).is_none()) {
         return Err(Refusal::method_not_listed(&service));

@@ -29,6 +29,19 @@ pub(super) fn kind_of(parts: &Parts, body: &Received) -> Option<FormKind> {
     if parts.method == Method::POST && !empty { FormKind::of(&parts.headers) } else { None }
 }
 
+/// Watches a body without a content type, which Rack reads as a form. A field that overrides the
+/// method stops the request. The body is not held back: it may be anything, such as an upload whose
+/// end depends on the response.
+pub(super) fn watch(body: Received, bounds: &SharedLimits, record: &Record) -> Received {
+    let stream = match body {
+        Received::Coming(body, hash) => Received::stream(body, hash, bounds, record),
+        Received::Begun(stream) => *stream,
+        read @ Received::Read(_) => return read,
+    };
+    let scan = FormScan::new(FormKind::UrlEncoded, false);
+    Received::Begun(Box::new(stream.watched(Box::new(scan))))
+}
+
 /// Looks for an overriding method in the form, all of which goes on.
 pub(super) async fn scan(
     body: Received,

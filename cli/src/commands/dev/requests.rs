@@ -87,7 +87,7 @@ mod tests {
         };
         record.set_decision(Decision::Deny);
         let text = line(&record, false);
-        assert_eq!(text, "22:13:20 403 POST /api/openai/v1/x\\u{1b}[2J  bot  1.5 ms  policy_denied by no-x");
+        assert_eq!(text, "22:13:20 403 POST /api/openai/v1/x\\u{1b}[2J bot 1.5 ms policy_denied by no-x");
         assert!(line(&record, true).starts_with("\u{1b}[33m22:13:20"));
     }
 }
