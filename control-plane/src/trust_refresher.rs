@@ -68,6 +68,9 @@ impl TrustRefresher {
     pub fn new(registry: Arc<Registry>, guard: Arc<DialGuard>) -> Result<Self, TrustRefresherError> {
         let opts = Opts::new("seks_trust_key_fetches_total", "Fetches of trusted issuers' keys by this replica.");
         let outcomes = IntCounterVec::new(opts, &["outcome"])?;
+        for outcome in ["changed", "unchanged", "failed"] {
+            outcomes.with_label_values(&[outcome]).inc_by(0);
+        }
         Ok(Self { registry, guard, by: OperatorName::try_from("refresher")?, outcomes })
     }
 

@@ -11,7 +11,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-pub use self::cli::{Cli, Token};
+pub use self::cli::{Cli, Token, clean_environment};
 use crate::{
     Collector, Upstream,
     process::{Process, binary},

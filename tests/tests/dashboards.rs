@@ -139,8 +139,10 @@ fn panels_have_data_and_alerts_fire() {
     let status = std::sync::Arc::new(AtomicU16::new(200));
     let answer = status.clone();
     let upstream = Upstream::start(move |request| Answer::with(answer.load(Relaxed), &[], &request.head));
-    let store =
-        format!("kind = \"etcd\"\nendpoints = [\"{}\"]\nprefix = \"/seks\"\nallow_plaintext = true\n", etcd.url());
+    let store = format!(
+        "kind = \"etcd\"\nendpoints = [\"{}\"]\nprefix = \"/seks\"\nallow_plaintext = true\n[audit]\ndir = \"trail\"\n",
+        etcd.url()
+    );
     let collector = Collector::start();
     let sandbox = Sandbox::with(Options::planes(store).collector(&collector));
     sandbox.service("openai", &upstream, KEY);

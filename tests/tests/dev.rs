@@ -29,9 +29,14 @@ fn dev(folder: &Path, arguments: &[&str]) -> Command {
 /// Runs a `seks dev` that can't start; the error line.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
+    failed(command, 2)
+}
+
+/// Runs what ends with `exit` and one line. Returns that line.
+fn failed(command: &mut Command, exit: i32) -> String {
     let Finished { code, stderr, .. } = run(command, b"");
     let lines: Vec<_> = stderr.lines().filter(|l| !l.starts_with('{')).collect();
-    assert_eq!(code, Some(2), "{stderr}");
+    assert_eq!(code, Some(exit), "{stderr}");
     assert!(lines[0].starts_with("error: "), "{stderr}");
     assert!(lines.len() == 1 || (lines.len() == 2 && lines[1].starts_with("hint: ")), "{stderr}");
     lines[0].into()
@@ -227,7 +232,7 @@ fn a_full_disk_at_the_first_start_is_one_line_and_leaves_no_half_key() {
     for size in ["4k", "16k", "64k"] {
         let (folder, data) = empty_folder();
         let mut command = on_a_small_disk(&data, &format!("size={size}"), &dev(folder.path(), &["--data-dir", "data"]));
-        let line = refused(&mut command);
+        let line = failed(&mut command, 1);
         let full = ["no space left", "No space left", "the store is full"];
         assert!(full.iter().any(|f| line.contains(f)), "{size}: {line}");
     }

@@ -44,7 +44,6 @@ pub fn is_machines_fault(error: &(dyn Error + 'static)) -> bool {
                 io.kind(),
                 io::ErrorKind::StorageFull
                     | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::ReadOnlyFilesystem
                     | io::ErrorKind::OutOfMemory
                     | io::ErrorKind::Interrupted
                     | io::ErrorKind::WouldBlock

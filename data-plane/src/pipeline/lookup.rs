@@ -299,7 +299,9 @@ impl<'a> FoundTokens<'a> {
 
     fn read_authorization(&mut self, value: &'a [u8]) {
         let (scheme, rest) = match memchr::memchr(b' ', value).and_then(|at| value.split_at_checked(at)) {
-            Some((scheme, rest)) => (scheme, rest.trim_ascii_start()), // one space or more (RFC 9110, 11.4)
+            // Exactly one space. RFC 9110, 11.4, permits more, but no client sends them and parsers
+            // differ.
+            Some((scheme, rest)) => (scheme, rest.get(1..).unwrap_or_default()),
             None => (&b""[..], value),
         };
         if scheme.eq_ignore_ascii_case(b"basic") {

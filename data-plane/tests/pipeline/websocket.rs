@@ -360,7 +360,7 @@ async fn what_is_no_frame_ends_the_socket_and_does_not_cross() {
 
 #[tokio::test]
 async fn a_stopping_node_says_so() {
-    let Tunnel { rig, mut agent, .. } = Tunnel::open().await;
+    let Tunnel { rig, mut agent, upstream: _upstream, .. } = Tunnel::open().await;
     let stopping = tokio::spawn(rig.node.shutdown());
     let goodbye = read_frame(&mut agent).await.unwrap();
     assert_eq!((goodbye.opcode, goodbye.payload), (8, [&1001_u16.to_be_bytes()[..], b"the node is stopping"].concat()));
@@ -378,8 +378,9 @@ async fn a_handshake_is_refused_where_the_service_does_not_allow_it_or_it_is_mal
     let good = handshake(BY_HEADER);
     let (reply, asked) = refused(|_| {}, &good, "").await;
     assert_eq!((reply.status, reply.code().as_str(), asked), (403, "policy_denied", 0), "{reply:?}");
+    let (reply, asked) = refused(allowed, &good.replace("Version: 13", "Version: 8"), "").await;
+    assert_eq!((reply.status, reply.code().as_str(), asked), (426, "request_invalid", 0), "{reply:?}");
     for broken in [
-        good.replace("Version: 13", "Version: 8"),
         good.replace(KEY, "c2hvcnQ="),
         good.replacen("Connection: Upgrade\r\n", "", 1),
         good.replacen("GET", "POST", 1),

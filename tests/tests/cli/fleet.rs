@@ -81,7 +81,7 @@ fn dev_prints_a_line_for_each_request_and_no_secret() {
         (output.contains(" 200 GET /api/openai/v1/models") && output.contains("service_unknown")).then_some(output)
     });
     let line = output.lines().find(|line| line.contains(" 200 GET ")).unwrap();
-    assert!(line.contains("  bot  ") && line.ends_with(" ms"), "{line}");
+    assert!(line.contains(" bot ") && line.ends_with(" ms"), "{line}");
     assert!(!output.contains(&token) && !output.contains("CANARY"), "{output}");
 }
 

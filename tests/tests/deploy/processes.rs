@@ -15,7 +15,7 @@ use seks_tests::{
     plane::write_private,
     process::{Finished, Process, binary, run, wait_for},
     raw,
-    sandbox::Options,
+    sandbox::{Options, clean_environment},
 };
 
 /// A node's configuration with a join token for a control plane that nobody runs.
@@ -55,6 +55,7 @@ fn a_full_disk_at_the_start_is_a_failure_and_no_bad_configuration() {
     // The page cache of a tmpfs of 16 KiB is full before the store is made.
     command.args(["--mount", "sh", "-c", "mount -t tmpfs -o mode=700,size=16k tmpfs \"$0\" && exec \"$@\""]);
     command.arg(host.path("data")).arg(control.get_program()).args(control.get_args()).current_dir(host.path("."));
+    clean_environment(&mut command);
     let done = run(&mut command, b"");
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.stderr.lines().last().unwrap().contains("No space left"), "{done:?}");

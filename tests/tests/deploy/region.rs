@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::Command};
 
-use seks_tests::process::{Finished, binary, run, wait_for};
+use seks_tests::{
+    process::{Finished, binary, run, wait_for},
+    sandbox::clean_environment,
+};
 use serde_json::Value;
 
 use crate::deploy_dir;
@@ -26,6 +29,7 @@ impl Regions {
 
     fn run(&self, arguments: &[&str]) -> Finished {
         let mut command = Command::new(deploy_dir().join("region/region"));
+        clean_environment(&mut command);
         command.env("REGION_DIR", self.files()).env("REGION_NAME", &self.name);
         command.env("REGION_BIN", binary("seks").parent().unwrap());
         run(command.args(arguments), b"")
