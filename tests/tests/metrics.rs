@@ -29,6 +29,7 @@ const SHARES: &str = "tests/tests/isolation/tenants_on_node/shares.rs";
 const BODIES: &str = "tests/tests/isolation/tenants_on_node/bodies.rs";
 const LOGS: &str = "tests/tests/isolation/availability/logs.rs";
 const SPOOL: &str = "crates/audit/src/spool/tests.rs";
+const TRAIL: &str = "crates/audit/src/trail/tests.rs";
 const PROCESS: &str = "crates/runtime/src/process.rs";
 const MINT: &str = "tests/tests/mint/main.rs";
 const TRUST: &str = "tests/tests/trust/main.rs";
@@ -46,6 +47,10 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_admin_requests_total", Here),
     ("seks_agent_requests_total", Here),
     (
+        "seks_audit_alarms_dropped_total",
+        In("control-plane/src/trail/tripwires.rs", "alarms_beyond_the_queue_are_counted"),
+    ),
+    (
         "seks_audit_dropped_total",
         In("tests/tests/isolation/availability/collector.rs", "one_bad_span_costs_itself_alone"),
     ),
@@ -57,6 +62,13 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_audit_spool_queue_bytes", Here),
     ("seks_audit_spool_records", Here),
     ("seks_audit_syncs_total", Here),
+    ("seks_audit_trail_bytes", In(TRAIL, "retention_removes_the_oldest_and_verify_knows")),
+    ("seks_audit_trail_ingested_total", Here),
+    ("seks_audit_trail_lag_seconds", Here),
+    ("seks_audit_trail_oldest_seconds", In(TRAIL, "retention_removes_the_oldest_and_verify_knows")),
+    ("seks_audit_trail_open_intents", In(TRAIL, "intents_are_shown_only_while_their_outcome_is_unknown")),
+    ("seks_audit_trail_records", Here),
+    ("seks_audit_tripwires_total", Here),
     ("seks_audit_uploaded_total", Here),
     (
         "seks_audit_write_failures_total",
@@ -129,6 +141,13 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_trust_key_fetches_total", In(TRUST, "a_key_that_a_node_meets_first_is_fetched_without_being_asked_for")),
     ("seks_upstream_connections", Here),
     ("seks_upstream_duration_seconds", Here),
+    (
+        "seks_upstream_resends_total",
+        In(
+            "tests/tests/wire/answers_of_real_servers.rs",
+            "a_get_that_an_old_connection_swallowed_is_sent_again_once_and_a_post_is_not",
+        ),
+    ),
     ("seks_upstream_responses_total", Here),
 ];
 
@@ -219,6 +238,9 @@ fn every_metric_moves() {
     for _ in 0..20 {
         sandbox.get("/api/openai/v1/models", "seks_token_x");
     }
+    let revoked = sandbox.token("stray", &["openai"]);
+    sandbox.cli().revoke(&revoked.id);
+    assert_eq!(sandbox.get("/api/openai/v1/models", &revoked.secret).status, 401);
     let node = wait_for("what was recorded to be acknowledged and exported", || {
         let page = page(sandbox.metrics());
         let is_done = page.sum("seks_audit_uploaded_total") > 0.0 && page.sum("seks_otlp_spans_exported_total") > 0.0;
@@ -274,6 +296,16 @@ fn every_metric_moves() {
     let during = page(sandbox.metrics());
     walk.holds("seks_proxy_inflight", during.sum("seks_proxy_inflight") >= 1.0, &during);
     walk.holds("seks_audit_spool_queue_bytes", during.sum("seks_audit_spool_queue_bytes") >= 1024.0, &during);
+    // The records have arrived at the trail.
+    let after = wait_for("the trail to have the records", || {
+        let page = page(replica);
+        let has = |name: &str| page.sum(name) > 0.0;
+        (has("seks_audit_trail_ingested_total") && has("seks_audit_tripwires_total")).then_some(page)
+    });
+    let grown = ["seks_audit_trail_ingested_total", "seks_audit_trail_records", "seks_audit_tripwires_total"];
+    walk.grown(&grown, &replica_before, &after);
+    let lag = after.sum("seks_audit_trail_lag_seconds");
+    walk.holds("seks_audit_trail_lag_seconds", lag > 0.0 && lag < 120.0, &after);
     gate.open();
 
     // The replica.

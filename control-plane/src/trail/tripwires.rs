@@ -246,6 +246,15 @@ mod tests {
     }
 
     #[test]
+    fn alarms_beyond_the_queue_are_counted() {
+        let (mut watch, alarms) = Watch::new();
+        for _ in 0..QUEUE + 3 {
+            watch.look("n-1", &record("", "token_unknown", "/", [10, 0, 0, 1]));
+        }
+        assert_eq!((alarms.len(), watch.take_dropped(), watch.take_dropped()), (QUEUE, 3, 0));
+    }
+
+    #[test]
     fn each_tripwire_has_its_records_and_ordinary_ones_have_none() {
         let (mut watch, mut alarms) = Watch::new();
         let mut trip = |token: &str, reason: &str, path: &str, source: [u8; 4]| {

@@ -413,6 +413,7 @@ fn retention_removes_the_oldest_and_verify_knows() {
     }
     let size = trail.size();
     assert!(size.bytes <= 9000 && size.blocks >= 2 && size.records < 1000, "{size:?}");
+    assert!(trail.oldest_us().is_some_and(|oldest| oldest > 0), "the oldest that is left");
     assert_eq!(trail.verify(&[node.head(0)], 0).unwrap().findings, []);
     let reopened = open(&disk, &key);
     assert_eq!((reopened.size(), reopened.verify(&[], 0).unwrap().findings), (size, vec![]));

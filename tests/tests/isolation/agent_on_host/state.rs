@@ -162,7 +162,8 @@ fn what_is_remembered_stays_hidden_when_nothing_runs_there() {
         for secret in ["elsewhere/data/kek", "elsewhere/data/context.toml", "ann.toml", "../.seks-data/kek"] {
             assert!(fs::metadata(host.project().join(secret)).is_ok(), "{secret}");
             let confined = host.confined(form, &["cat", secret]);
-            assert!(confined.code == Some(1) && confined.stdout.is_empty(), "{form}: {secret}: {confined:?}");
+            // Root may open the empty file that covers a hidden one.
+            assert!(confined.stdout.is_empty(), "{form}: {secret}: {confined:?}");
         }
     }
 }

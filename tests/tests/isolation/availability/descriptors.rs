@@ -5,7 +5,7 @@ use seks_tests::{Sandbox, Upstream, raw, sandbox::Options, upstream::Answer};
 use super::attackers::{Attack, says, used};
 
 /// As many as a careless container gives.
-const OPEN_FILES: u32 = 256;
+const OPEN_FILES: u32 = 512;
 
 #[test]
 fn a_node_with_few_descriptors_says_so_and_keeps_its_control_plane_its_probes_and_its_agents() {
@@ -17,7 +17,7 @@ fn a_node_with_few_descriptors_says_so_and_keeps_its_control_plane_its_probes_an
     let log = sandbox.process().stderr();
     let warning =
         log.lines().find(|line| line.contains("proxy.limits.max_connections")).unwrap_or_else(|| panic!("{log}"));
-    assert!(warning.contains("WARN") && warning.contains("256"), "{warning}");
+    assert!(warning.contains("WARN") && warning.contains("512"), "{warning}");
 
     let attack = Attack::start(sandbox.proxy(), 600, 60, says("GET /"));
     let pid = sandbox.process().id();
