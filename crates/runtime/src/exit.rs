@@ -31,6 +31,9 @@ impl From<Exit> for ExitCode {
 /// change of the configuration: a full disk, no memory, no file descriptors, an I/O error. A
 /// service manager must start such a process again, so its exit code is [`Exit::Failed`], never
 /// [`Exit::Usage`].
+///
+/// A read-only file system is not among them: under `ProtectSystem=strict` it is what a wrong path
+/// answers, and no restart repairs that.
 #[must_use]
 pub fn is_machines_fault(error: &(dyn Error + 'static)) -> bool {
     const EIO: i32 = 5;
@@ -76,7 +79,7 @@ mod tests {
     fn a_full_disk_is_found_below_other_errors_and_a_wrong_path_is_the_configurations() {
         let wrapped = |code| Wrapped { source: io::Error::from_raw_os_error(code) };
         for (code, machine) in
-            [(28, true), (122, true), (30, true), (5, true), (24, true), (2, false), (13, false), (98, false)]
+            [(28, true), (122, true), (5, true), (24, true), (30, false), (2, false), (13, false), (98, false)]
         {
             assert_eq!(is_machines_fault(&wrapped(code)), machine, "{code}");
         }
