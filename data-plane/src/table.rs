@@ -21,7 +21,7 @@ mod state;
 mod token;
 mod trust;
 mod waiters;
-mod wall;
+mod wall_clock;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -54,7 +54,7 @@ pub use self::{
     state::{AgentState, RecordCell, StillCompiling, TenantState},
     token::{Grant, RevokedEntry, TokenEntry},
     trust::{Trust, TrustRecord, UnknownKey, UnknownKeys},
-    wall::WallClock,
+    wall_clock::WallClock,
 };
 use self::{exchanged::ExchangedTokens, generation::Generation};
 

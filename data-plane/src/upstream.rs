@@ -32,7 +32,7 @@ use crate::{
     config::UpstreamConfig,
     http::client::{
         self, ALPN_H1, ALPN_H2, Destination, Gauge, Resolve, UpstreamError,
-        share::{Share, ShareLimits},
+        owner_limits::{OwnerLimits, OwnerUsage},
     },
 };
 
@@ -68,8 +68,8 @@ pub(crate) struct PoolKey {
 /// All pools of a node, each with what is made once of its service and credential: `T`.
 pub(crate) struct Upstreams<T> {
     pools: DashMap<PoolKey, Arc<Pool<T>>, foldhash::quality::RandomState>,
-    shares: DashMap<TenantName, Weak<Share>, foldhash::quality::RandomState>,
-    limits: Arc<ShareLimits>,
+    shares: DashMap<TenantName, Weak<OwnerUsage>, foldhash::quality::RandomState>,
+    limits: Arc<OwnerLimits>,
     trust: tls::Trust,
     addresses: AddressResolver,
     config: UpstreamConfig,
@@ -123,7 +123,7 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
     pub(crate) fn new(config: UpstreamConfig, own: OwnAddresses) -> Result<Self, CaFileError> {
         let trust = tls::Trust::load(config.ca_file.as_deref())?;
         let addresses = AddressResolver::new(&config, own);
-        let limits = Arc::new(ShareLimits::new(config.tenant_max_idle, MAX_POOLS));
+        let limits = Arc::new(OwnerLimits::new(config.tenant_max_idle, MAX_POOLS));
         Ok(Self { pools: DashMap::default(), shares: DashMap::default(), limits, trust, addresses, config })
     }
 
@@ -202,8 +202,8 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
         Ok(Destination { authority, tls, http2_only: service.http2, resolve })
     }
 
-    fn share(&self, tenant: &TenantName) -> Arc<Share> {
-        let fresh = || Arc::new(Share::new(self.limits.clone()));
+    fn share(&self, tenant: &TenantName) -> Arc<OwnerUsage> {
+        let fresh = || Arc::new(OwnerUsage::new(self.limits.clone()));
         let mut share = self.shares.entry(tenant.clone()).or_default();
         share.upgrade().unwrap_or_else(|| {
             let fresh = fresh();
@@ -213,7 +213,7 @@ impl<T: Send + Sync + 'static> Upstreams<T> {
     }
 
     /// The bounds of tenants' shares, and how often they were reached.
-    pub(crate) fn limits(&self) -> &Arc<ShareLimits> {
+    pub(crate) fn limits(&self) -> &Arc<OwnerLimits> {
         &self.limits
     }
 

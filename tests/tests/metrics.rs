@@ -84,7 +84,7 @@ const CASES: &[(&str, Shown)] = &[
     ),
     ("seks_build_info", Here),
     ("seks_certificate_expiry_timestamp_seconds", Here),
-    ("seks_clock_skew_seconds", In("data-plane/src/table/wall.rs", "the_later_clock_counts")),
+    ("seks_clock_skew_seconds", In("data-plane/src/table/wall_clock.rs", "the_later_clock_counts")),
     ("seks_connections", Here),
     ("seks_connections_evicted_total", Here),
     ("seks_control_push_seconds", Here),

@@ -5,8 +5,8 @@
 //! resumes without gaps ([`watch`]), errors told apart by code and message ([`failure`]). Every
 //! value carries the stamp of the attempt that wrote it ([`stamp`]).
 
+mod client_config;
 mod commit;
-mod connect;
 mod failure;
 mod link;
 mod restore;
@@ -20,7 +20,7 @@ use futures_util::{
     stream::{BoxStream, StreamExt as _},
 };
 
-pub(super) use self::{connect::check, restore::restore};
+pub(super) use self::{client_config::check, restore::restore};
 use self::{failure::Failure, link::Link};
 use super::{
     Key, OpenError, Page, Record, Revision, Store, StoreConfig, StoreError, Transaction, WatchEvent, Write, fresh_id,
@@ -39,14 +39,14 @@ pub(super) struct Etcd {
 
 /// Whether the prefix holds a store.
 pub(super) async fn exists(config: &StoreConfig) -> Result<bool, OpenError> {
-    let etcd = Etcd { link: connect::link(config)?, store_id: String::new(), named: 0 };
+    let etcd = Etcd { link: client_config::link(config)?, store_id: String::new(), named: 0 };
     Ok(etcd.get(&Key::StoreId).await?.is_some())
 }
 
 impl Etcd {
     /// Connects, and gives the store its id when it is new.
     pub(super) async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
-        let mut etcd = Self { link: connect::link(config)?, store_id: String::new(), named: 0 };
+        let mut etcd = Self { link: client_config::link(config)?, store_id: String::new(), named: 0 };
         loop {
             if let Some(record) = etcd.get(&Key::StoreId).await? {
                 if record.value.starts_with(restore::UNFINISHED) {

@@ -2,23 +2,23 @@
 //! no proxy settings from the environment and ignores Alt-Svc. It sends a request once and says,
 //! when that has failed, whether the upstream can have processed it.
 
-mod connect;
 mod deadline;
 mod destination;
+mod dial;
 mod error;
 mod exchange;
 mod gauge;
 mod h1;
 mod h2;
-mod patience;
+pub(crate) mod owner_limits;
 mod pool;
 mod request;
-pub(crate) mod share;
+mod reusable_timer;
 mod upload;
 
 pub use self::{
-    connect::{ALPN_H1, ALPN_H2},
     destination::{Destination, Resolve},
+    dial::{ALPN_H1, ALPN_H2},
     error::UpstreamError,
     exchange::{Again, Answer, Connection, Failure, Switched},
     gauge::Gauge,

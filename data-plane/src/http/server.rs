@@ -1,7 +1,7 @@
 //! An HTTP server: accepts connections, shakes hands, reads requests strictly and gives them to a
 //! [`Handler`].
 
-mod abort;
+mod abortable_body;
 mod activity;
 mod connection;
 mod h1;
@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::tls::Acceptor;
 pub(crate) use self::tls::check_tls;
 pub use self::{
-    abort::Abort,
+    abortable_body::AbortableBody,
     activity::Activity,
     connection::{Protocol, accept_within, serve},
     h1::{BrokenBody, Violation},

@@ -24,8 +24,8 @@ use self::decided::DecidedOn;
 use super::{
     audit::{Counters, Record},
     caller::Caller,
-    facts::Facts,
     form,
+    inspected_body::InspectedBody,
     lookup::Identified,
     meaning::{Meaning, meaning},
     received_body::Received,
@@ -217,7 +217,7 @@ pub(crate) async fn call(
     if let Some(facts) = &facts {
         call.body = facts.into();
     }
-    let unreadable = service.mcp.is_some() && matches!(facts, Some(Facts::Opaque));
+    let unreadable = service.mcp.is_some() && matches!(facts, Some(InspectedBody::Opaque));
     let decision = bounds.decide(&slice, &call, &token, facts.as_ref()).await?;
     let permit = decide(decision, record)
         .map_err(|refusal| if unreadable { refusal.with_more_detail(UNREADABLE_MCP) } else { refusal })?;
@@ -233,11 +233,12 @@ pub(crate) async fn call(
     }
     if let Some(copied) = &line.copied {
         let call = copying(&call, copied, &service)?;
-        decide(bounds.decide(&slice, &call, &token, Some(&Facts::Absent)).await?, record)
+        decide(bounds.decide(&slice, &call, &token, Some(&InspectedBody::Absent)).await?, record)
             .map_err(|refusal| refusal.with_more_detail(OF_COPY_SOURCE))?;
     }
     record.credential(&credential.name, credential.version);
-    let facts = facts.unwrap_or(if matches!(body, Upload::Empty) { Facts::Absent } else { Facts::Opaque });
+    let facts =
+        facts.unwrap_or(if matches!(body, Upload::Empty) { InspectedBody::Absent } else { InspectedBody::Opaque });
     let websocket = identified.admitted.websocket;
     let methods = (parts.method.clone(), overriding);
     let mut decided = DecidedOn::new(&service, methods, &line, caller, facts, (&credential, grace), websocket);
@@ -376,19 +377,19 @@ async fn facts_of(
     whole: &Bytes,
     tenant: &TenantName,
     bounds: &SharedLimits,
-) -> Result<Facts, Refusal> {
+) -> Result<InspectedBody, Refusal> {
     let format = BodyFormat::of(headers).filter(|format| mcp.is_none() || *format == BodyFormat::Json);
     let (Some(format), Some(fields)) = (format.filter(|_| whole.len() <= bounds.inspect_bytes), fields.cloned()) else {
-        return Ok(Facts::Opaque);
+        return Ok(InspectedBody::Opaque);
     };
     let Some(source) = mcp else {
         let facts = bounds.look_into(tenant, whole, move |body| BodyFacts::read(format, body, &fields)).await?;
-        return Ok(facts.map_or(Facts::Opaque, Facts::Known));
+        return Ok(facts.map_or(InspectedBody::Opaque, InspectedBody::Known));
     };
     let read = move |body: &[u8]| BodyFacts::read(format, body, &fields)?.with_mcp(body);
     let facts = bounds.look_into(tenant, whole, read).await?;
     let confirmed = |facts: &BodyFacts| McpCall::confirm(facts.mcp.as_ref(), headers, source).is_ok();
-    Ok(facts.filter(confirmed).map_or(Facts::Opaque, Facts::Known))
+    Ok(facts.filter(confirmed).map_or(InspectedBody::Opaque, InspectedBody::Known))
 }
 
 /// Reads the body whole, up to the inspection limit. What was decided on is what is sent: the same
@@ -399,11 +400,11 @@ async fn inspect(
     tenant: &TenantName,
     limits: &SharedLimits,
     record: &Record,
-) -> Result<(Upload, Option<Facts>), Refusal> {
+) -> Result<(Upload, Option<InspectedBody>), Refusal> {
     let (announced, ended) = match &body {
         Received::Read(whole) => {
             let facts = match whole.is_empty() {
-                true => Facts::Absent,
+                true => InspectedBody::Absent,
                 false => facts_of(read_as, whole, tenant, limits).await?,
             };
             return Ok((body.pass_on(false, limits, record)?, Some(facts)));
@@ -412,10 +413,10 @@ async fn inspect(
         Received::Begun(stream) => (stream.size_hint(), false),
     };
     if ended {
-        return Ok((body.pass_on(false, limits, record)?, Some(Facts::Absent)));
+        return Ok((body.pass_on(false, limits, record)?, Some(InspectedBody::Absent)));
     }
     if announced.lower() > limits.inspect_bytes as u64 {
-        return Ok((body.pass_on(false, limits, record)?, Some(Facts::Opaque)));
+        return Ok((body.pass_on(false, limits, record)?, Some(InspectedBody::Opaque)));
     }
     let mut stream = match body {
         Received::Coming(body, hash) => Received::stream(body, hash, limits, record),
@@ -429,7 +430,7 @@ async fn inspect(
         if whole.len() > limits.inspect_bytes {
             // Denied, unless only policies in audit mode wanted to know: then all of it is sent.
             stream.put_back(whole.freeze());
-            return Ok((Upload::Stream(Box::new(stream)), Some(Facts::Opaque)));
+            return Ok((Upload::Stream(Box::new(stream)), Some(InspectedBody::Opaque)));
         }
     }
     let whole = whole.freeze();

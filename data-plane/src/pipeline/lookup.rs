@@ -16,12 +16,13 @@ use super::{
     admit::Admitted,
     audit::Record,
     caller::Caller,
-    foreign, identity,
+    identity,
     refusal::{Reader, Refusal},
     route::{self, Route},
     signed_url::{self, PresentedUrl},
     sigv4,
     token::{CREDENTIAL_HEADERS, check, has_token},
+    vendor_key_hint,
 };
 use crate::{
     code::Code,
@@ -134,7 +135,7 @@ fn select(
             Code::TokenMissing
         };
         let foreign =
-            if found_tokens.damaged { None } else { foreign::detail(&admitted.parts.headers, admitted.rest()) };
+            if found_tokens.damaged { None } else { vendor_key_hint::hint(&admitted.parts.headers, admitted.rest()) };
         return Err(Refusal::from(code).with_detail(foreign.unwrap_or_default()));
     };
     record.identified(selected.token.tenant(), selected.token.agent_name(), selected.token.id());

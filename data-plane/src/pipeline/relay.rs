@@ -20,7 +20,7 @@ use crate::{
     http::{
         client::{Answer, UploadGuard, UpstreamError},
         fields,
-        server::Abort,
+        server::AbortableBody,
     },
     table::Cut,
 };
@@ -244,7 +244,7 @@ impl Body for OutgoingBody {
     }
 }
 
-impl Abort for OutgoingBody {
+impl AbortableBody for OutgoingBody {
     /// An agent that doesn't read what it was sent must not keep what it may no longer have from
     /// ending.
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {

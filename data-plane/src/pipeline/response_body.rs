@@ -12,7 +12,7 @@ use super::{
     audit::{self, Record},
     relay::{OutgoingBody, RelayError},
 };
-use crate::http::server::Abort;
+use crate::http::server::AbortableBody;
 
 /// The body of every answer: closes the request's record when it ends. Behind a `101` there is
 /// none, and the tunnel closes the record.
@@ -50,7 +50,7 @@ impl http_body::Body for ResponseBody {
     }
 }
 
-impl Abort for ResponseBody {
+impl AbortableBody for ResponseBody {
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().map_or(Poll::Pending, |body| body.inner_mut().poll_aborted(cx))
     }

@@ -10,8 +10,8 @@ use seks_types::id::TenantName;
 
 use super::{
     body_buffers::{BodyBuffers, NoRoom},
-    facts::Facts,
     in_flight::InFlightLimits,
+    inspected_body::InspectedBody,
     policy_pool::{Busy, INLINE, PolicyPool},
     refusal::Refusal,
 };
@@ -64,7 +64,7 @@ impl SharedLimits {
         slice: &Arc<PolicySlice>,
         call: &Call<'_>,
         token: &Arc<TokenEntry>,
-        facts: Option<&Facts>,
+        facts: Option<&InspectedBody>,
     ) -> Result<Decision, Refusal> {
         if let Some(decision) = slice.decide_within(INLINE, call) {
             return Ok(decision);
@@ -112,11 +112,11 @@ struct OwnCall {
     age_seconds: i64,
     source: IpAddr,
     mcp: bool,
-    facts: Option<Facts>,
+    facts: Option<InspectedBody>,
 }
 
 impl OwnCall {
-    fn new(call: &Call<'_>, token: &Arc<TokenEntry>, facts: Option<&Facts>) -> Self {
+    fn new(call: &Call<'_>, token: &Arc<TokenEntry>, facts: Option<&InspectedBody>) -> Self {
         Self {
             method: call.method.clone(),
             method_group: call.method_group,

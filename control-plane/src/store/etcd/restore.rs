@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{Etcd, connect};
+use super::{Etcd, client_config};
 use crate::store::{
     Framer, Key, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, OpenError, Record, Revision, Store as _, StoreConfig,
     Transaction, Write, fresh_id, key::prefix,
@@ -20,7 +20,7 @@ pub(in crate::store) async fn restore(
     records: Vec<(Key, Bytes)>,
     framer: &Framer,
 ) -> Result<(), OpenError> {
-    let etcd = Etcd { link: connect::link(config)?, store_id: String::new(), named: 0 };
+    let etcd = Etcd { link: client_config::link(config)?, store_id: String::new(), named: 0 };
     let claim = claim(&etcd, config).await?;
     let left = etcd.list(prefix::ALL).await?.0;
     let left = left.into_iter().filter(|record| record.key != Key::StoreId).map(|record| Write::Delete(record.key));

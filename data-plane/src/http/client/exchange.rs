@@ -21,14 +21,14 @@ use tokio::time::timeout;
 
 use super::{
     UpstreamError,
-    connect::{Stage, Stream},
     deadline::Deadline,
+    dial::{Stage, Stream},
     gauge::ConnectionGauge,
     h1::H1,
     h2::{H2, H2Body},
-    patience::Patience,
     pool::{Acquired, Pool, Ready},
     request::{Request, RequestHead},
+    reusable_timer::ReusableTimer,
     upload::Upload,
 };
 
@@ -164,11 +164,11 @@ async fn send_h1(
         body.keep_for_resend();
     }
     let repeatable = !fresh && head.is_idempotent();
-    let mut deadline = Deadline::begin(std::mem::take(&mut h1.patience), first_byte, body.state());
+    let mut deadline = Deadline::begin(std::mem::take(&mut h1.timer), first_byte, body.state());
     h1.begin(&head, body, repeatable);
     match poll_fn(|cx| h1.poll_head(cx, &head.method, &mut deadline)).await {
         Ok(answer) => {
-            h1.patience = deadline.into_patience();
+            h1.timer = deadline.into_timer();
             let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
             let mut response = Response::new(Answer(Body::H1(h1, pool)));
             *response.status_mut() = answer.status;
@@ -199,7 +199,7 @@ async fn send_h2(
     let Request { head, mut body } = request;
     body.keep_for_resend();
     let upload = body.state();
-    let deadline = || Deadline::begin(Patience::default(), first_byte, upload);
+    let deadline = || Deadline::begin(ReusableTimer::default(), first_byte, upload);
     match h2.send(&head, &mut body, pool.destination(), deadline).await {
         Ok(response) => Ok(response.map(|body| Answer(Body::H2(Box::new(body))))),
         Err(error) => {

@@ -30,11 +30,11 @@ use self::{
 };
 use super::{
     UpstreamError,
-    connect::{Stream, read_fault},
     deadline::Deadline,
+    dial::{Stream, read_fault},
     gauge::ConnectionGauge,
-    patience::Patience,
     request::RequestHead,
+    reusable_timer::ReusableTimer,
     upload::Upload,
 };
 use crate::http::h1::{Broke, Inbox, Outbox, Sending};
@@ -61,7 +61,7 @@ pub(super) struct H1 {
     /// The present request may have to be sent again.
     keeps_body: bool,
     pub(super) counted: ConnectionGauge,
-    pub(super) patience: Patience,
+    pub(super) timer: ReusableTimer,
 }
 
 /// What is left to read of an answer.
@@ -87,7 +87,7 @@ impl H1 {
             heard: false,
             keeps_body: false,
             counted,
-            patience: Patience::default(),
+            timer: ReusableTimer::default(),
         }
     }
 

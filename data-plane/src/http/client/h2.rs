@@ -120,7 +120,7 @@ pub(super) fn error(error: &h2::Error) -> UpstreamError {
     if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
         UpstreamError::StreamRefused
     } else if let Some(io) = error.get_io() {
-        super::connect::read_fault(io)
+        super::dial::read_fault(io)
     } else if error.is_remote() {
         UpstreamError::StreamReset
     } else {

@@ -16,12 +16,12 @@ use tokio::sync::Notify;
 
 use super::{
     UpstreamError,
-    connect::{self, Stage},
     destination::Destination,
+    dial::{self, Stage},
     gauge::{ConnectionGauge, Gauge},
     h1::H1,
     h2::{self, Connections, H2},
-    share::{IdleSlot, PoolPlace},
+    owner_limits::{IdleSlot, PoolSlot},
 };
 
 /// Most HTTP/2 connections to one destination. An upstream that allows one request a connection is
@@ -40,7 +40,7 @@ pub struct Pool {
     waiting: AtomicUsize,
     closed: AtomicBool,
     gauge: Arc<dyn Gauge>,
-    place: PoolPlace,
+    place: PoolSlot,
 }
 
 struct Idle {
@@ -120,7 +120,7 @@ impl Pool {
     /// An empty pool that keeps at most `max_idle` unused connections, and no more than the share
     /// of `place` has room for.
     #[must_use]
-    pub fn new(destination: Destination, max_idle: usize, place: PoolPlace, gauge: Arc<dyn Gauge>) -> Self {
+    pub fn new(destination: Destination, max_idle: usize, place: PoolSlot, gauge: Arc<dyn Gauge>) -> Self {
         let protocol = match (destination.http2_only, &destination.tls) {
             (true, _) => Protocol::Http2,
             (false, None) => Protocol::Http1,
@@ -193,7 +193,7 @@ impl Pool {
     async fn open(&self, opening: Opening<'_>, stage: &Stage) -> Result<Acquired, UpstreamError> {
         let Destination { tls, http2_only, resolve, .. } = &self.destination;
         stage.resolving();
-        let stream = connect::connect(resolve.resolve().await?, tls.as_ref(), stage).await?;
+        let stream = dial::connect(resolve.resolve().await?, tls.as_ref(), stage).await?;
         let chose_h2 = stream.is_h2();
         if *http2_only && tls.is_some() && !chose_h2 {
             return Err(UpstreamError::NoHttp2);
@@ -222,8 +222,8 @@ impl Pool {
         let Destination { tls, resolve, .. } = &self.destination;
         stage.resolving();
         let addresses = resolve.resolve().await?;
-        let tls = tls.as_ref().map(|(connector, name)| (connect::only_h1(connector), name.clone()));
-        let stream = connect::connect(addresses, tls.as_ref(), stage).await?;
+        let tls = tls.as_ref().map(|(connector, name)| (dial::only_h1(connector), name.clone()));
+        let stream = dial::connect(addresses, tls.as_ref(), stage).await?;
         let h1 = H1::new(stream, ConnectionGauge::new(self.gauge.clone()));
         Ok(Acquired { ready: Ready::H1(Box::new(h1)), fresh: true })
     }
@@ -234,7 +234,7 @@ impl Pool {
         // Checked under the lock that `close` takes: nothing is put back behind its back.
         if !self.is_closed()
             && idle.len() < self.max_idle
-            && let Some(place) = self.place.share().keep()
+            && let Some(place) = self.place.owner().keep()
         {
             h1.counted.set_active(false);
             idle.push(Idle { h1, since: Instant::now(), _place: place });

@@ -37,7 +37,7 @@ use self::{
 };
 pub use self::{head::Violation, shared::BrokenBody};
 use super::{
-    abort::Abort,
+    abortable_body::AbortableBody,
     activity::{Activity, Waiting},
     settings::HeadLimits,
     stream::Stream,
@@ -51,7 +51,7 @@ const KEPT_BYTES: usize = 16 * 1024;
 /// Answers the requests of a connection.
 pub(super) trait RequestHandler {
     /// An answer's body.
-    type Body: Body<Data = Bytes> + Abort + Unpin;
+    type Body: Body<Data = Bytes> + AbortableBody + Unpin;
     /// A request that is being handled.
     type Handling: Future<Output = Response<Self::Body>> + Unpin;
 
@@ -225,7 +225,7 @@ impl H1 {
     }
 
     /// Sends an answer. `true`: another request may follow.
-    async fn answer<B: Body<Data = Bytes> + Abort + Unpin>(
+    async fn answer<B: Body<Data = Bytes> + AbortableBody + Unpin>(
         &mut self,
         response: Response<B>,
         terms: ResponseTerms,
@@ -263,7 +263,7 @@ impl H1 {
         Ok(self.shared.lock().finish() && !last)
     }
 
-    fn poll_answer<B: Body<Data = Bytes> + Abort + Unpin>(
+    fn poll_answer<B: Body<Data = Bytes> + AbortableBody + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut Sending<B>,
@@ -308,7 +308,7 @@ impl H1 {
 }
 
 /// Whether an answer's body has ended because the right to it has.
-fn is_severed<B: Abort>(body: &mut B) -> bool {
+fn is_severed<B: AbortableBody>(body: &mut B) -> bool {
     body.poll_aborted(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 

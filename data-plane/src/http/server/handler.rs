@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use seks_runtime::http2::Http2Rejection;
 
-use super::{abort::Abort, activity::Activity, h1::Violation, request_body::RequestBody};
+use super::{abortable_body::AbortableBody, activity::Activity, h1::Violation, request_body::RequestBody};
 
 /// The other end of a connection.
 pub struct Peer {
@@ -25,7 +25,7 @@ pub struct Peer {
 pub trait Handler: Send + Sync + 'static {
     /// A response's body.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + Unpin>
-        + Abort
+        + AbortableBody
         + Send
         + Unpin
         + 'static;

@@ -33,7 +33,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{abort::Abort, stream::ConnectionHandle};
+use super::{abortable_body::AbortableBody, stream::ConnectionHandle};
 
 /// Which end a stream waits for, as the last poll of its request or its body has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl<B> ResponseStream<B> {
     }
 }
 
-impl<B: Abort> ResponseStream<B> {
+impl<B: AbortableBody> ResponseStream<B> {
     /// Ready when the response has to end. Its connection is reset if it holds bytes that the agent
     /// does not read.
     pub(super) fn poll_aborted(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -178,7 +178,7 @@ pub(super) struct StreamBody<B: Body> {
 /// How a body ends.
 type End<B> = Option<Result<Frame<Part<B>>, <B as Body>::Error>>;
 
-impl<B: Body<Data = Bytes> + Abort + Unpin> Body for StreamBody<B>
+impl<B: Body<Data = Bytes> + AbortableBody + Unpin> Body for StreamBody<B>
 where
     B::Error: Unpin,
 {

@@ -17,7 +17,7 @@ use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    abort::Abort,
+    abortable_body::AbortableBody,
     response_stream::{NextStream, PollOutcome, ResponseStream},
 };
 
@@ -34,7 +34,7 @@ impl<B> Clone for StreamExecutor<B> {
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static, B: Abort + Send + 'static> Executor<F> for StreamExecutor<B> {
+impl<F: Future<Output = ()> + Send + 'static, B: AbortableBody + Send + 'static> Executor<F> for StreamExecutor<B> {
     fn execute(&self, task: F) {
         let (task, stream) = (Box::pin(task), self.next.take());
         tokio::spawn(WatchdogTask { task, stream, patience: self.patience, since: None, timer: None });
@@ -51,7 +51,7 @@ struct WatchdogTask<F, B> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<F: Future<Output = ()>, B: Abort> Future for WatchdogTask<F, B> {
+impl<F: Future<Output = ()>, B: AbortableBody> Future for WatchdogTask<F, B> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

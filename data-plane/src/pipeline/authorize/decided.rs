@@ -12,7 +12,7 @@ use seks_policy::Call;
 
 use super::{UpstreamTarget, copying, on, overridden};
 use crate::{
-    pipeline::{caller::Caller, facts::Facts},
+    pipeline::{caller::Caller, inspected_body::InspectedBody},
     table::{CredentialEntry, CutReason, Grant, Reevaluate, ServiceEntry, TokenEntry, Verdict},
 };
 
@@ -31,7 +31,7 @@ pub(super) struct DecidedOn {
     websocket: bool,
     /// What is known of the body. `Opaque` where it was passed on unread: a policy that asks for it
     /// denies.
-    facts: Facts,
+    facts: InspectedBody,
     /// The credential that it was permitted to use, and how long it may finish with it when that
     /// was replaced.
     credential: u64,
@@ -44,7 +44,7 @@ impl DecidedOn {
         (method, overriding): (Method, Option<Method>),
         line: &UpstreamTarget,
         caller: &Caller,
-        facts: Facts,
+        facts: InspectedBody,
         (credential, grace): (&CredentialEntry, Option<Duration>),
         websocket: bool,
     ) -> Self {

@@ -20,9 +20,9 @@ use crate::http::{
     HeaderList,
     client::{
         Answer, Connection, Destination, Failure, Gauge, Pool, Request, RequestHead, Resolve, Upload, UpstreamError,
-        connect::Stream,
+        dial::Stream,
         gauge::ConnectionGauge,
-        share::{Share, ShareLimits},
+        owner_limits::{OwnerLimits, OwnerUsage},
     },
 };
 
@@ -53,7 +53,7 @@ impl Pair {
         let address = listener.local_addr().unwrap();
         let authority = address.to_string().parse().unwrap();
         let destination = Destination { authority, tls: None, http2_only: false, resolve: Box::new(At(address)) };
-        let place = Arc::new(Share::new(Arc::new(ShareLimits::new(128, 1)))).open().unwrap();
+        let place = Arc::new(OwnerUsage::new(Arc::new(OwnerLimits::new(128, 1)))).open().unwrap();
         Self { pool: Arc::new(Pool::new(destination, 128, place, Arc::new(Uncounted))), listener }
     }
 

@@ -24,9 +24,9 @@ use tokio::{
 use super::{H2, error};
 use crate::http::client::{
     UpstreamError,
-    connect::Stream,
+    dial::Stream,
     gauge::ConnectionGauge,
-    share::{IdleSlot, PoolPlace},
+    owner_limits::{IdleSlot, PoolSlot},
 };
 
 /// Response heads over this are not relayed.
@@ -150,7 +150,7 @@ impl Connections {
 
     /// Closes those that have ended, and unused ones for which `most_unused` or the owner's share
     /// has no room.
-    pub(crate) fn sweep(&mut self, most_unused: usize, place: &PoolPlace) {
+    pub(crate) fn sweep(&mut self, most_unused: usize, place: &PoolSlot) {
         let (mut cx, mut unused) = (Context::from_waker(std::task::Waker::noop()), 0);
         self.0.retain_mut(|shared| {
             if shared.streams.used() > 0 {
@@ -158,7 +158,7 @@ impl Connections {
                 return shared.is_open(&mut cx);
             }
             unused += 1;
-            shared.place = shared.place.take().or_else(|| place.share().keep());
+            shared.place = shared.place.take().or_else(|| place.owner().keep());
             shared.is_open(&mut cx) && unused <= most_unused && shared.place.is_some()
         });
     }

@@ -68,7 +68,7 @@ impl RequestHandler for Echo {
     }
 }
 
-impl Abort for Full<Bytes> {
+impl AbortableBody for Full<Bytes> {
     fn poll_aborted(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
@@ -302,7 +302,7 @@ impl Body for Endless {
     }
 }
 
-impl Abort for Endless {
+impl AbortableBody for Endless {
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let severed = self.0.clone();
         // The waker is the connection's; a task tells it.

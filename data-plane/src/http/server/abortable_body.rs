@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 /// A body that may have to end while no task polls it.
-pub trait Abort {
+pub trait AbortableBody {
     /// Ready when it has to.
     fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

@@ -12,12 +12,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How long an answer may take to begin. One timer a connection, moved only when it goes off: a
 /// request costs none.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct ReusableTimer {
     timer: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
 }
 
-impl Patience {
+impl ReusableTimer {
     /// Counts from now.
     pub(super) fn begin(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;

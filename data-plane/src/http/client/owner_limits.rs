@@ -8,16 +8,16 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-/// One owner's share. Its pools hold it.
-pub struct Share {
+/// What one owner uses. Its pools hold it.
+pub struct OwnerUsage {
     idle: AtomicUsize,
     pools: AtomicUsize,
-    limits: Arc<ShareLimits>,
+    limits: Arc<OwnerLimits>,
 }
 
-/// The bounds of every owner's share, and how often they were reached.
+/// The limits of every owner, and how often they were reached.
 #[derive(Debug)]
-pub struct ShareLimits {
+pub struct OwnerLimits {
     /// Most unused connections.
     idle: usize,
     /// Most pools.
@@ -26,7 +26,7 @@ pub struct ShareLimits {
     refused: AtomicU64,
 }
 
-impl ShareLimits {
+impl OwnerLimits {
     /// At most `idle` unused connections and `pools` pools.
     #[must_use]
     pub fn new(idle: usize, pools: usize) -> Self {
@@ -40,16 +40,16 @@ impl ShareLimits {
     }
 }
 
-/// A place for an unused connection, until it is dropped.
-pub struct IdleSlot(Arc<Share>);
+/// The right to keep one unused connection, until it is dropped.
+pub struct IdleSlot(Arc<OwnerUsage>);
 
-/// A place for a pool, until it is dropped.
-pub struct PoolPlace(Arc<Share>);
+/// The right to have one pool, until it is dropped.
+pub struct PoolSlot(Arc<OwnerUsage>);
 
-impl Share {
-    /// An empty share.
+impl OwnerUsage {
+    /// An owner that uses nothing.
     #[must_use]
-    pub fn new(limits: Arc<ShareLimits>) -> Self {
+    pub fn new(limits: Arc<OwnerLimits>) -> Self {
         Self { idle: AtomicUsize::new(0), pools: AtomicUsize::new(0), limits }
     }
 
@@ -66,9 +66,9 @@ impl Share {
 
     /// `None`: the owner has as many pools as it may.
     #[must_use]
-    pub fn open(self: &Arc<Self>) -> Option<PoolPlace> {
+    pub fn open(self: &Arc<Self>) -> Option<PoolSlot> {
         if self.pools.fetch_add(1, Relaxed) < self.limits.pools {
-            return Some(PoolPlace(self.clone()));
+            return Some(PoolSlot(self.clone()));
         }
         self.pools.fetch_sub(1, Relaxed);
         self.limits.refused.fetch_add(1, Relaxed);
@@ -76,10 +76,10 @@ impl Share {
     }
 }
 
-impl PoolPlace {
+impl PoolSlot {
     /// Whose it is.
     #[must_use]
-    pub fn share(&self) -> &Arc<Share> {
+    pub fn owner(&self) -> &Arc<OwnerUsage> {
         &self.0
     }
 }
@@ -90,7 +90,7 @@ impl Drop for IdleSlot {
     }
 }
 
-impl Drop for PoolPlace {
+impl Drop for PoolSlot {
     fn drop(&mut self) {
         self.0.pools.fetch_sub(1, Relaxed);
     }
@@ -101,12 +101,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_keeps_no_more_than_its_share_and_may_again_when_some_are_gone() {
-        let limits = Arc::new(ShareLimits::new(2, 1));
-        let (own, other) = (Arc::new(Share::new(limits.clone())), Arc::new(Share::new(limits.clone())));
+    fn an_owner_keeps_no_more_than_its_limit_and_may_again_when_some_are_gone() {
+        let limits = Arc::new(OwnerLimits::new(2, 1));
+        let (own, other) = (Arc::new(OwnerUsage::new(limits.clone())), Arc::new(OwnerUsage::new(limits.clone())));
         let kept: Vec<_> = (0..3).map(|_| own.keep()).collect();
         assert_eq!(kept.iter().filter(|place| place.is_some()).count(), 2);
-        assert!(other.keep().is_some(), "another tenant has a share of its own");
+        assert!(other.keep().is_some(), "another tenant has limits of its own");
         drop(kept);
         assert!(own.keep().is_some());
         let pool = own.open();

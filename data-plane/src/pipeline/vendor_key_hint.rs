@@ -59,7 +59,7 @@ const PREFIXES: &[&str] = &[
 const MIN_KEY: usize = 16;
 
 /// What to say of a request that holds no token. `None`: nothing is known.
-pub(super) fn detail(headers: &HeaderMap, target: &str) -> Option<&'static str> {
+pub(super) fn hint(headers: &HeaderMap, target: &str) -> Option<&'static str> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let values = || query.split('&').filter_map(|pair| pair.split_once('='));
     let has = |name: &str| values().any(|(n, _)| n == name);
@@ -127,7 +127,7 @@ mod tests {
         if !name.is_empty() {
             headers.insert(name, HeaderValue::from_str(value).unwrap());
         }
-        detail(&headers, target)
+        hint(&headers, target)
     }
 
     #[test]
