@@ -116,6 +116,8 @@ impl TextKind {
             | "application/ndjson"
             | "application/x-ndjson" => Some(Self::Json),
             "application/jsonl" | "application/x-jsonlines" | "application/x-json-stream" => Some(Self::Json),
+            // pip's index: URLs are attributes, in quotes as in JSON.
+            "application/vnd.pypi.simple.v1+html" => Some(Self::Json),
             // GitHub's raw media types are a file's own bytes.
             other => (other.ends_with("+json") && !other.ends_with(".raw+json")).then_some(Self::Json),
         }
@@ -168,6 +170,8 @@ mod tests {
             ("application/json-seq", Some(TextKind::Json)),
             ("text/json", Some(TextKind::Json)),
             ("text/event-stream;charset=utf-8", Some(TextKind::Events)),
+            ("application/vnd.pypi.simple.v1+html", Some(TextKind::Json)),
+            ("application/vnd.git-lfs+json", Some(TextKind::Json)),
             ("application/vnd.github.raw+json", None),
             ("application/octet-stream", None),
             ("text/plain", None),

@@ -8,17 +8,30 @@ use crate::pipeline::{signed_url::UrlSigner, upstream_target};
 
 /// Fields of which the whole value is a URL reference, beside those whose names end as
 /// [`is_reference`] says.
-const REFERENCES: &[&str] = &["azure-asyncoperation", "x-goog-upload-control-url", "x-goog-upload-url"];
+const REFERENCES: &[&str] = &[
+    "azure-asyncoperation",
+    "sourcemap",
+    "x-goog-upload-control-url",
+    "x-goog-upload-url",
+    "x-sourcemap",
+    "x-terraform-get",
+];
 
-/// Fields that say something of an origin and not of a resource, and opaque values that clients
-/// send back: they are as the upstream wrote them.
+/// Fields that say something of an origin and not of a resource, what a signature covers, and
+/// opaque values that clients send back: they are as the upstream wrote them.
 const NOT_URLS: &[&str] = &[
     "access-control-allow-origin",
     "content-security-policy",
     "content-security-policy-report-only",
     "etag",
     "set-cookie",
+    "signature",
+    "signature-input",
+    "timing-allow-origin",
 ];
+
+/// Ends of names of opaque values that clients send back to get the next page.
+const CURSORS: &[&str] = &["continuation", "-cursor", "-token"];
 
 /// Beginnings of names of an object's own metadata, which somebody has stored.
 const METADATA: &[&str] = &["x-amz-meta-", "x-goog-meta-", "x-ms-meta-", "x-object-meta-", "x-oss-meta-"];
@@ -90,11 +103,13 @@ fn rewrite(name: &HeaderName, text: &str, urls: &Urls) -> Option<String> {
     // Most values hold no slash at all.
     memchr::memchr(b'/', text.as_bytes())?;
     match *name {
-        header::LINK => between(text, '<', '>', urls),
+        header::LINK => link(text, urls),
         header::REFRESH => after_url(text, urls),
         _ if NOT_URLS.contains(&name.as_str()) => None,
         _ if METADATA.iter().any(|prefix| name.as_str().starts_with(prefix)) => None,
-        _ if is_reference(name.as_str()) => urls.reference(text.trim()),
+        _ if CURSORS.iter().any(|end| name.as_str().ends_with(end)) => None,
+        // A prefix may say how it is fetched, as in `git::https://host/x`.
+        _ if is_reference(name.as_str()) => urls.reference(text.trim()).or_else(|| anywhere(text, urls)),
         _ => anywhere(text, urls),
     }
 }
@@ -105,25 +120,49 @@ fn is_reference(name: &str) -> bool {
     name.ends_with("location") || name.ends_with("-url") || name.ends_with("-uri") || REFERENCES.contains(&name)
 }
 
-/// Rewrites each reference between `open` and `close`, as in
-/// `<https://host/?page=2>; rel="next", <…>; rel="last"`, and absolute URLs between them, as in
-/// `anchor="https://host/x"` (RFC 8288, 3.2).
-fn between(text: &str, open: char, close: char, urls: &Urls) -> Option<String> {
+/// Rewrites the references of `Link` (RFC 8288, 3): what stands between `<` and `>`, as in
+/// `<https://host/?page=2>; rel="next", <…>; rel="last"`, and the `anchor`. In other parameters
+/// only absolute URLs are rewritten.
+fn link(text: &str, urls: &Urls) -> Option<String> {
     let (mut out, mut rest, mut changed) = (String::with_capacity(text.len() + 64), text, false);
-    while let Some((before, after)) = rest.split_once(open) {
-        let Some((reference, after)) = after.split_once(close) else { break };
-        let (new, parameters) = (urls.reference(reference.trim()), anywhere(before, urls));
-        changed |= new.is_some() || parameters.is_some();
-        out.push_str(parameters.as_deref().unwrap_or(before));
-        out.push(open);
-        out.push_str(new.as_deref().unwrap_or(reference));
-        out.push(close);
+    while let Some(at) = rest.find(['<', '"']) {
+        let (before, value) = rest.split_at_checked(at + 1)?;
+        let is_target = before.ends_with('<');
+        let Some(end) = (if is_target { value.find('>') } else { end_of_quoted(value) }) else { break };
+        let (value, after) = value.split_at_checked(end)?;
+        let new = match is_target || is_anchor(before) {
+            true => urls.reference(value.trim()),
+            false => anywhere(value, urls),
+        };
+        let before_new = anywhere(before, urls);
+        changed |= new.is_some() || before_new.is_some();
+        out.push_str(before_new.as_deref().unwrap_or(before));
+        out.push_str(new.as_deref().unwrap_or(value));
+        let (close, after) = after.split_at_checked(1)?;
+        out.push_str(close);
         rest = after;
     }
     let parameters = anywhere(rest, urls);
     changed |= parameters.is_some();
     out.push_str(parameters.as_deref().unwrap_or(rest));
     changed.then_some(out)
+}
+
+/// Whether `before`, which ends with a quote, ends with `anchor="`.
+fn is_anchor(before: &str) -> bool {
+    let name = before.strip_suffix('"').map(str::trim_end).and_then(|name| name.strip_suffix('='));
+    let name = name.map_or("", |name| name.trim_end().rsplit([';', ' ', '\t']).next().unwrap_or_default());
+    name.eq_ignore_ascii_case("anchor")
+}
+
+/// Where a quoted string ends (RFC 9110, 5.6.4).
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
 }
 
 /// Rewrites the reference of `Refresh: 5; url=https://host/x`. It may be quoted, and clients do
@@ -228,6 +267,17 @@ mod tests {
             format!("Bearer realm=\"{node}/token\",service=\"up.test\"")
         );
         assert_eq!(rewritten("x-next-page", "https://up.test/p2"), format!("{node}/p2"));
+        assert_eq!(rewritten("x-terraform-get", "/v1/x.tgz?archive=tgz"), "/api/s/v1/x.tgz?archive=tgz");
+        assert_eq!(rewritten("x-terraform-get", "git::https://up.test/x"), format!("git::{node}/x"));
+        assert_eq!(rewritten("refresh", "0,/x"), "0,/api/s/x");
+        assert_eq!(rewritten("refresh", "0; Url = \"/a\""), "0; Url =\"/api/s/a\"");
+        assert_eq!(
+            rewritten("link", "<https://up.test/a>; rel=up; Anchor = \"/x\";title=\"a \\\" </b>\", </c>;rel=next"),
+            format!("<{node}/a>; rel=up; Anchor = \"/api/s/x\";title=\"a \\\" </b>\", </api/s/c>;rel=next")
+        );
+        assert_eq!(rewritten("link", "<#a>; anchor=\"#b\", </c>"), "<#a>; anchor=\"#b\", </api/s/c>");
+        let pages = r#"{"next":"https://up.test/p?x=1","prev":null}"#;
+        assert_eq!(rewritten("x-pagination", pages), pages.replace("https://up.test", node));
     }
 
     #[test]
@@ -243,6 +293,14 @@ mod tests {
             ("etag", "\"https://up.test/a\""),
             ("set-cookie", "next=https://up.test/a; Path=/"),
             ("x-amz-meta-source", "https://up.test/a"),
+            ("x-ms-continuation", "https://up.test/a"),
+            ("x-continuation-token", "https://up.test/a"),
+            ("timing-allow-origin", "https://up.test"),
+            ("signature-input", "a=();keyid=\"https://up.test/keys/1\""),
+            ("x-terraform-get", "./x?archive=tgz"),
+            ("location", "https://other.test/?u=https://up.test/"),
+            ("link", "<#a>; title=\"</b>\""),
+            ("link", "</broken; title=\"/x\""),
         ] {
             assert_eq!(rewritten(name, value), value, "{name}");
         }

@@ -29,7 +29,7 @@ pub(super) enum Found {
     Partial,
     /// The origin.
     Origin {
-        /// How many bytes it has behind the scheme's colon.
+        /// How many bytes it has, from the scheme on.
         length: usize,
         /// How its first `/` is spelled.
         spelling: usize,
@@ -70,8 +70,7 @@ impl OriginPattern {
         self.replacements.get(spelling).map_or(&[], |text| text)
     }
 
-    /// Whether `text`, which follows the scheme's colon, begins with the origin. `last`: nothing
-    /// follows `text`.
+    /// Whether `text` begins with the origin. `last`: nothing follows `text`.
     pub(super) fn find(&self, text: &[u8], last: bool) -> Found {
         let mut reader = Reader { text, at: 0, last };
         match self.read(&mut reader) {
@@ -82,6 +81,8 @@ impl OriginPattern {
     }
 
     fn read(&self, reader: &mut Reader<'_>) -> Result<(usize, usize), Mismatch> {
+        reader.escaped_word(self.scheme)?;
+        reader.escaped_word(b":")?;
         let spelling = reader.slash()?;
         reader.slash()?;
         reader.escaped_word(&self.host)?;
@@ -211,6 +212,15 @@ impl Reader<'_> {
     }
 }
 
+/// Bytes of an escape that stands for one character.
+pub(super) const ESCAPE_BYTES: usize = b"\\u0000".len();
+
+/// Whether `text` is the escape of a character, in any case.
+pub(super) fn is_escape_of(text: &[u8], wanted: u8) -> bool {
+    let escaped = text.strip_prefix(b"\\u").filter(|digits| digits.len() == 4).and_then(code);
+    escaped.is_some_and(|byte| byte.eq_ignore_ascii_case(&wanted))
+}
+
 /// The character below 256 that four hex digits stand for.
 fn code(digits: &[u8]) -> Option<u8> {
     let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
@@ -221,12 +231,14 @@ fn code(digits: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn origin(length: usize, spelling: usize) -> Found {
-        Found::Origin { length, spelling }
+    /// `behind`: bytes behind the scheme's colon.
+    fn origin(scheme: &str, behind: usize, spelling: usize) -> Found {
+        Found::Origin { length: scheme.len() + 1 + behind, spelling }
     }
 
     #[test]
     fn an_origin_is_found_in_every_spelling_and_nothing_else_is() {
+        let origin = |behind, spelling| origin("https", behind, spelling);
         let pattern = OriginPattern::new("https", "Up.test", (false, 443), "", "http://node/api/s");
         for (text, found) in [
             ("//up.test/x", origin(9, 0)),
@@ -265,15 +277,27 @@ mod tests {
             ("//up.test\\", Found::Partial),
             ("//up.test\\u00", Found::Partial),
         ] {
+            assert_eq!(pattern.find(format!("https:{text}").as_bytes(), false), found, "{text}");
+        }
+        assert_eq!(pattern.find(b"https://up.test", true), origin(9, 0));
+        assert_eq!(pattern.find(b"https://up.tes", true), Found::Nothing);
+        for (text, found) in [
+            ("https\\u003a\\/\\/up.test\\/x", Found::Origin { length: 22, spelling: 1 }),
+            ("\\u0048tt\\u0070s\\u003A//up.test/x", Found::Origin { length: 30, spelling: 0 }),
+            ("", Found::Partial),
+            ("\\u0068\\u00", Found::Partial),
+            ("http\\u0073\\u003", Found::Partial),
+            ("\\u0068\\u0074x", Found::Nothing),
+            ("https\\u003b//up.test/", Found::Nothing),
+        ] {
             assert_eq!(pattern.find(text.as_bytes(), false), found, "{text}");
         }
-        assert_eq!(pattern.find(b"//up.test", true), origin(9, 0));
-        assert_eq!(pattern.find(b"//up.tes", true), Found::Nothing);
         assert_eq!(pattern.replacement(1), b"http:\\/\\/node\\/api\\/s");
     }
 
     #[test]
     fn a_port_of_its_own_and_a_base_path_must_be_there() {
+        let origin = |behind, spelling| origin("http", behind, spelling);
         let pattern = OriginPattern::new("http", "[::1]", (true, 8080), "/api/v4", "x");
         for (text, found) in [
             ("//[::1]:8080/api/v4/x", origin(12, 0)),
@@ -284,7 +308,7 @@ mod tests {
             ("//[::1]/api/v4/x", Found::Nothing),
             ("//[::1]:8080/api/v", Found::Partial),
         ] {
-            assert_eq!(pattern.find(text.as_bytes(), false), found, "{text}");
+            assert_eq!(pattern.find(format!("http:{text}").as_bytes(), false), found, "{text}");
         }
     }
 }

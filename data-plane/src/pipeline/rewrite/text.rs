@@ -1,21 +1,28 @@
 //! Rewrites URLs in a JSON or event-stream text as it streams.
 //!
 //! A URL is rewritten where a JSON string, or the data of an event, begins with it. That is what
-//! clients follow. Prose that mentions a URL is the upstream's content and stays as it is.
+//! clients follow. Prose that mentions a URL is the upstream's content and stays as it is. So do
+//! names of members, which clients look up (link relations of HAL, claims, JSON-LD).
 //!
 //! Output is the same for every split of the input into chunks. At the end of a chunk only what may
 //! still become an origin is held back: at most an origin and a base path, each character of them
-//! as an escape. A chunk without an origin goes through as it came, without a copy.
+//! as an escape, and behind an origin up to [`MAX_NAME`] bytes of its string. A chunk without an
+//! origin goes through as it came, without a copy.
+
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::pattern::{Found, OriginPattern};
+use super::pattern::{ESCAPE_BYTES, Found, OriginPattern, is_escape_of};
 
 /// What stands before a URL in the data of an event.
 const DATA: &[u8] = b"data:";
 
 /// The line break, [`DATA`] and the space before a URL.
 const CONTEXT: usize = 1 + DATA.len() + 1;
+
+/// Longest rest of a member's name, behind an origin, in bytes.
+const MAX_NAME: usize = 1024;
 
 /// The rewriter of one text.
 pub(super) struct UrlRewriter {
@@ -61,18 +68,14 @@ impl UrlRewriter {
 
     fn rewrite(&mut self, text: Bytes, last: bool) -> Bytes {
         let (mut out, mut copied, mut hold) = (BytesMut::new(), 0, None);
-        let scheme = self.pattern.scheme();
-        for colon in memchr::memchr_iter(b':', &text) {
+        for colon in colons(&text) {
             // Nearly every colon of a JSON text stands between a name and a value.
-            if !matches!(text.get(colon + 1), Some(b'/' | b'\\') | None) {
+            if !matches!(text.get(colon.end), Some(b'/' | b'\\') | None) {
                 continue;
             }
-            let Some(start) = colon.checked_sub(scheme.len()).filter(|start| *start >= copied) else { continue };
-            let has_scheme = text.get(start..colon).is_some_and(|have| have.eq_ignore_ascii_case(scheme));
-            if !has_scheme || !self.begins(&text, start) {
-                continue;
-            }
-            match self.pattern.find(text.get(colon + 1..).unwrap_or_default(), last) {
+            let start = self.scheme_before(&text, colon.start);
+            let Some(start) = start.filter(|start| *start >= copied && self.begins(&text, *start)) else { continue };
+            match self.find(&text, start, last) {
                 Found::Nothing => {}
                 Found::Partial => {
                     hold = Some(start);
@@ -82,11 +85,11 @@ impl UrlRewriter {
                     out.reserve(text.len() - copied + self.pattern.replacement(spelling).len());
                     out.extend_from_slice(text.get(copied..start).unwrap_or_default());
                     out.extend_from_slice(self.pattern.replacement(spelling));
-                    copied = colon + 1 + length;
+                    copied = start + length;
                 }
             }
         }
-        let hold = hold.unwrap_or_else(|| if last { text.len() } else { self.begun_scheme(&text, copied) });
+        let hold = hold.unwrap_or_else(|| if last { text.len() } else { self.begun_url(&text, copied) });
         self.held.extend_from_slice(text.get(hold..).unwrap_or_default());
         self.remember(text.get(..hold).unwrap_or_default());
         if copied == 0 {
@@ -96,15 +99,42 @@ impl UrlRewriter {
         out.freeze()
     }
 
-    /// Where a scheme begins that the end of `text` cuts off; its length, if none does.
-    fn begun_scheme(&self, text: &[u8], copied: usize) -> usize {
-        let scheme = self.pattern.scheme();
-        let begun = (1..=scheme.len()).rev().filter_map(|length| text.len().checked_sub(length)).find(|start| {
-            let cut = text.get(*start..).unwrap_or_default();
-            let same = scheme.get(..cut.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(cut));
-            *start >= copied && same && self.begins(text, *start)
-        });
-        begun.unwrap_or(text.len())
+    /// What begins at `start`. The name of a member is nothing to be rewritten.
+    fn find(&self, text: &[u8], start: usize, last: bool) -> Found {
+        let found = self.pattern.find(text.get(start..).unwrap_or_default(), last);
+        let Found::Origin { length, .. } = found else { return found };
+        if self.byte_before(text, start, 1) != Some(b'"') {
+            return found; // the data of an event
+        }
+        match is_name(text.get(start + length..).unwrap_or_default()) {
+            None if !last => Found::Partial,
+            Some(true) => Found::Nothing,
+            Some(false) | None => found,
+        }
+    }
+
+    /// Where the scheme begins that ends at `end`. Any character of it may be an escape.
+    fn scheme_before(&self, text: &[u8], end: usize) -> Option<usize> {
+        self.pattern.scheme().iter().rev().try_fold(end, |at, wanted| {
+            let before = text.get(..at)?;
+            if before.last().is_some_and(|byte| byte.eq_ignore_ascii_case(wanted)) {
+                return Some(at - 1);
+            }
+            let start = at.checked_sub(ESCAPE_BYTES)?;
+            is_escape_of(before.get(start..)?, *wanted).then_some(start)
+        })
+    }
+
+    /// Where a URL begins that the end of `text` cuts off before its colon ends; the text's length,
+    /// if none does.
+    fn begun_url(&self, text: &[u8], copied: usize) -> usize {
+        let longest = ESCAPE_BYTES * (self.pattern.scheme().len() + 1);
+        let first = text.len().saturating_sub(longest).max(copied);
+        let is_begun = |start: &usize| {
+            let rest = text.get(*start..).unwrap_or_default();
+            self.begins(text, *start) && self.pattern.find(rest, false) == Found::Partial
+        };
+        (first..text.len()).find(is_begun).unwrap_or(text.len())
     }
 
     /// Whether a URL may begin at `start`: a JSON string does, or the data of an event.
@@ -136,6 +166,28 @@ impl UrlRewriter {
     }
 }
 
+/// Whether the string that goes on with `rest` is the name of a member: a colon follows it, behind
+/// one blank at most. `None`: more text decides.
+fn is_name(rest: &[u8]) -> Option<bool> {
+    let Some(end) = memchr::memchr(b'"', rest.get(..MAX_NAME).unwrap_or(rest)) else {
+        return (rest.len() >= MAX_NAME).then_some(false);
+    };
+    let behind = rest.get(end + 1..).unwrap_or_default();
+    behind.strip_prefix(b" ").unwrap_or(behind).first().map(|byte| *byte == b':')
+}
+
+/// Where `:` and its escape stand in a text, in order.
+fn colons(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut plain = memchr::memchr_iter(b':', text).map(|at| at..at + 1).peekable();
+    let escapes = memchr::memmem::find_iter(text, b"\\u003").map(|at| at..at + ESCAPE_BYTES);
+    let mut escaped = escapes.filter(|at| is_escape_of(text.get(at.clone()).unwrap_or_default(), b':')).peekable();
+    std::iter::from_fn(move || match (plain.peek(), escaped.peek()) {
+        (Some(colon), Some(escape)) if escape.start < colon.start => escaped.next(),
+        (Some(_), _) => plain.next(),
+        (None, _) => escaped.next(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -150,7 +202,7 @@ mod tests {
         let (mut rewriter, mut out) = (rewriter(events), Vec::new());
         for chunk in chunks {
             out.extend_from_slice(&rewriter.push(Bytes::copy_from_slice(chunk)));
-            assert!(rewriter.held() <= 48, "held: {}", rewriter.held());
+            assert!(rewriter.held() <= MAX_NAME + 128, "held: {}", rewriter.held());
         }
         out.extend_from_slice(&rewriter.finish());
         assert_eq!(rewriter.held(), 0);
@@ -164,6 +216,14 @@ mod tests {
         ),
         (r#"{"url":"https:\/\/up.test\/repos\/o"}"#, r#"{"url":"http:\/\/node:8300\/api\/s\/repos\/o"}"#),
         (r#""HTTPS:\u002F\u002fUP.test:443/x""#, r#""http:\u002f\u002fnode:8300\u002fapi\u002fs/x""#),
+        (
+            r#"["\u0068\u0074\u0074\u0070\u0073\u003a\u002f\u002fup\u002etest\u002fa","https\u003A//up.test/b"]"#,
+            r#"["http:\u002f\u002fnode:8300\u002fapi\u002fs\u002fa","http://node:8300/api/s/b"]"#,
+        ),
+        (
+            r#"["http\u003a//up.test/","https\u003b//up.test/","x\u0068ttps://up.test/","a:\u003a"]"#,
+            r#"["http\u003a//up.test/","https\u003b//up.test/","x\u0068ttps://up.test/","a:\u003a"]"#,
+        ),
         (r#"{"text":"{\"url\":\"https://up.test/a\"}"}"#, r#"{"text":"{\"url\":\"http://node:8300/api/s/a\"}"}"#),
         (
             r#"["https://up.test{/x}","https://up.test?q"]"#,
@@ -184,6 +244,14 @@ mod tests {
         (
             r#"["http://up.test/","xhttps://up.test/","https://up.tes"]"#,
             r#"["http://up.test/","xhttps://up.test/","https://up.tes"]"#,
+        ),
+        (
+            r#"{"https://up.test/rels/a":{"href":"https://up.test/a"} ,"https://up.test/b" : ["https://up.test/c","https://up.test/d" ]}"#,
+            r#"{"https://up.test/rels/a":{"href":"http://node:8300/api/s/a"} ,"https://up.test/b" : ["http://node:8300/api/s/c","http://node:8300/api/s/d" ]}"#,
+        ),
+        (
+            r#"{"text":"{\"https://up.test/a\":\"https://up.test/b\"}"}"#,
+            r#"{"text":"{\"https://up.test/a\":\"http://node:8300/api/s/b\"}"}"#,
         ),
         ("data: https://up.test/a\n\n", "data: https://up.test/a\n\n"),
         ("\"https://up.test", "\"http://node:8300/api/s"),
@@ -221,6 +289,17 @@ mod tests {
     }
 
     #[test]
+    fn a_string_is_held_back_to_its_end_and_not_without_bound() {
+        let mut rewriter = rewriter(false);
+        assert_eq!(rewriter.push(Bytes::from_static(b"[\"https://up.test/a\"")), "[\"");
+        assert_eq!(rewriter.push(Bytes::from_static(b",")), "http://node:8300/api/s/a\",");
+        let long = format!("\"https://up.test/{}", "x".repeat(MAX_NAME));
+        assert_eq!(rewritten(false, &[long.as_bytes(), b"\":1"]).get(..24), Some("\"http://node:8300/api/s/x"));
+        let ended = long.replace("xx", "");
+        assert!(rewritten(false, &[ended.as_bytes(), b"\"\n"]).starts_with("\"http://node"));
+    }
+
+    #[test]
     fn a_chunk_without_an_origin_is_not_copied() {
         let chunk = Bytes::from_static(b"{\"a\": \"https://other.test/\"}");
         assert_eq!(rewriter(false).push(chunk.clone()).as_ptr(), chunk.as_ptr());
@@ -231,7 +310,8 @@ mod tests {
         fn every_split_gives_the_same(events: bool, parts in prop::collection::vec(prop_oneof![
             Just("\"https://up.test".to_owned()), Just("\"https:\\/\\/up.test".to_owned()), Just("https:".to_owned()),
             Just("\"".to_owned()), Just("//".to_owned()), Just("up.test".to_owned()), Just(":443".to_owned()), Just("/".to_owned()),
-            Just("\ndata:".to_owned()), Just(" ".to_owned()), Just("\\u002f".to_owned()), "[a-z:/.@ \\\\]{0,6}",
+            Just("\ndata:".to_owned()), Just(" ".to_owned()), Just("\\u002f".to_owned()), Just("\"http\\u0073".to_owned()),
+            Just("\\u003a".to_owned()), "[a-z:/.@ \\\\]{0,6}",
         ], 0..14), sizes in prop::collection::vec(1_usize..9, 1..8)) {
             let text = parts.concat();
             let whole = rewritten(events, &[text.as_bytes()]);
