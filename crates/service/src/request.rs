@@ -9,10 +9,12 @@
 mod body;
 pub mod fields;
 mod form;
+mod form_error;
 mod form_override;
 #[cfg(test)]
 mod fuzz;
 mod json_names;
+mod json_override;
 mod mcp;
 pub mod normalize;
 mod path_rules;
@@ -24,7 +26,8 @@ mod target_error;
 pub use self::{
     body::{BodyFacts, BodyFormat},
     fields::{BodyFields, FieldValue},
-    form_override::{FormError, FormKind, FormScan},
+    form_error::FormError,
+    form_override::{FormKind, FormScan},
     mcp::{McpCall, UnreadableMcp},
     path_rules::PathRules,
     query::{QueryParameter, overriding_method, query_names},

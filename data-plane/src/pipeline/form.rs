@@ -1,8 +1,11 @@
-//! The method that a form asks for instead of its request's, in a field such as `_method`: decided
+//! The method that a body asks for instead of its request's, in a field such as `_method`: decided
 //! on as a header or the query that does so.
+//!
+//! Forms are read for every service. JSON is read only for services with `allow_method_override`:
+//! few frameworks obey a member of it, and most bodies are JSON.
 
 use bytes::Bytes;
-use http::{Method, request::Parts};
+use http::{HeaderValue, Method, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_service::{
@@ -18,15 +21,39 @@ use crate::{code::Code, http::client::Watcher};
 /// method stops the request.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
+const CODED: &str = "a form with a Content-Encoding cannot be read for fields such as `_method`, which override the method: send it without one";
+
 /// The kind of form that a request has as its body.
-pub(super) fn kind_of(parts: &Parts, body: &Received) -> Option<FormKind> {
+pub(super) fn kind_of(parts: &Parts, body: &Received, service: &Service) -> Option<FormKind> {
     let empty = match body {
         Received::Coming(body, _) => body.is_end_stream(),
         Received::Read(whole) => whole.is_empty(),
         Received::Begun(_) => false,
     };
     // No server overrides another method.
-    if parts.method == Method::POST && !empty { FormKind::of(&parts.headers) } else { None }
+    if parts.method != Method::POST || empty {
+        return None;
+    }
+    let is_json = || service.allow_method_override && FormKind::is_json(&parts.headers);
+    FormKind::of(&parts.headers).or_else(|| is_json().then_some(FormKind::Json))
+}
+
+/// Refuses a form in a content coding: servers that decode requests (Express, mod_deflate) find
+/// fields in it that nobody has read. A multipart body of another type is an upload.
+pub(super) fn check_coding(parts: &Parts, kind: FormKind) -> Result<(), Refusal> {
+    let is_plain = |value: &HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if parts.headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        return Ok(());
+    }
+    const FORMS: [&[u8]; 2] = [b"application/x-www-form-urlencoded", b"multipart/form-data"];
+    let is_form = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii_start();
+        FORMS.iter().any(|form| value.get(..form.len()).is_some_and(|own| own.eq_ignore_ascii_case(form)))
+    };
+    if kind == FormKind::Json || parts.headers.get_all(header::CONTENT_TYPE).iter().any(is_form) {
+        return Err(Refusal::invalid(CODED));
+    }
+    Ok(())
 }
 
 /// Watches a body without a content type, which Rack reads as a form. A field that overrides the

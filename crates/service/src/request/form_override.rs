@@ -1,12 +1,17 @@
-//! Fields of a form that override the method: Rack, Symfony, Laravel and Express obey `_method` in
-//! the body of a POST as they do in the query.
+//! Fields of a body that override the method: Rack, Symfony, Laravel and Express obey `_method` in
+//! the form of a POST as they do in the query, and some in JSON
+//! ([`json_override`](super::json_override)).
 //!
 //! A form is read as the laxest servers read it, as it comes, and only as far as its fields' names.
 //! Between chunks [`FormScan`] keeps less than [`MAX_HEAD`] bytes.
 
 use http::{HeaderMap, Method, header};
 
-use super::query::{decode, overrides_method, overriding_method};
+use super::{
+    form_error::FormError,
+    json_override::MemberScan,
+    query::{decode, overrides_method, overriding_method},
+};
 
 /// Longest name and value that are read of a pair, in bytes. The longest name that overrides has
 /// 22, written with escapes 66.
@@ -25,10 +30,23 @@ pub enum FormKind {
     UrlEncoded,
     /// `multipart/form-data`, and any other multipart type.
     Multipart,
+    /// `application/json` and the like.
+    Json,
 }
 
 impl FormKind {
-    /// The kind of form that some server takes a POST with these headers for.
+    /// Whether some server takes a POST with these headers for JSON. Frameworks look for `/json`
+    /// and `+json` anywhere in the type (Laravel, Koa).
+    #[must_use]
+    pub fn is_json(headers: &HeaderMap) -> bool {
+        headers.get_all(header::CONTENT_TYPE).iter().any(|value| {
+            let value = value.as_bytes().to_ascii_lowercase();
+            [&b"/json"[..], b"+json"].iter().any(|part| memchr::memmem::find(&value, part).is_some())
+        })
+    }
+
+    /// The kind of form that some server takes a POST with these headers for. JSON is not among
+    /// them: [`is_json`](Self::is_json).
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut types = headers.get_all(header::CONTENT_TYPE).iter().peekable();
@@ -47,30 +65,6 @@ impl FormKind {
     }
 }
 
-/// Why a form cannot be forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FormError {
-    /// A field overrides the method, and the service doesn't take that.
-    MethodOverride,
-    /// Not the name of a method, or more than one.
-    MethodOverrideForm,
-}
-
-impl FormError {
-    /// What the agent is told.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::MethodOverride => {
-                "a field of the form, such as `_method`, overrides the method, which needs the service's `allow_method_override`"
-            }
-            Self::MethodOverrideForm => {
-                "a field of the form overrides the method, and its value is not the name of one method"
-            }
-        }
-    }
-}
-
 /// Looks for a field that overrides the method.
 #[derive(Debug)]
 pub struct FormScan {
@@ -80,6 +74,7 @@ pub struct FormScan {
     carry: Vec<u8>,
     /// Nothing has come yet.
     first: bool,
+    members: MemberScan,
     found: Option<Method>,
 }
 
@@ -87,7 +82,7 @@ impl FormScan {
     /// With `may_override`, the one method that a field asks for is found, and not refused.
     #[must_use]
     pub fn new(kind: FormKind, may_override: bool) -> Self {
-        Self { kind, may_override, carry: Vec::new(), first: true, found: None }
+        Self { kind, may_override, carry: Vec::new(), first: true, members: MemberScan::default(), found: None }
     }
 
     /// The method that the form asks for, in what has come.
@@ -109,6 +104,7 @@ impl FormScan {
         match self.kind {
             FormKind::UrlEncoded => self.push_pairs(data),
             FormKind::Multipart => self.push_parts(data, false),
+            FormKind::Json => self.push_members(data),
         }
     }
 
@@ -123,7 +119,15 @@ impl FormScan {
                 self.pair(&pair)
             }
             FormKind::Multipart => self.push_parts(b"", true),
+            FormKind::Json => self.members.finish(),
         }
+    }
+
+    fn push_members(&mut self, data: &[u8]) -> Result<(), FormError> {
+        let mut members = std::mem::take(&mut self.members);
+        let pushed = members.push(data, |method| self.overridden(method));
+        self.members = members;
+        pushed
     }
 
     fn push_pairs(&mut self, data: &[u8]) -> Result<(), FormError> {
@@ -383,5 +387,12 @@ mod tests {
         assert_eq!(of(&["Multipart/Form-Data; boundary=b"]), Some(FormKind::Multipart));
         assert_eq!(of(&["application/json", "multipart/mixed"]), Some(FormKind::Multipart));
         assert_eq!(of(&["application/json"]), None);
+        let json = |value| {
+            FormKind::is_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, http::HeaderValue::from_static(value))]))
+        };
+        for value in ["application/json", "Text/JSON; charset=utf-8", "application/vnd.api+json"] {
+            assert!(json(value), "{value}");
+        }
+        assert!(!json("application/x-ndjson") && !json("text/plain"));
     }
 }

@@ -1,6 +1,7 @@
-//! Fuzz target: the path and the query of a request.
+//! Fuzz targets: the path and the query of a request, and fields of a body that override its
+//! method.
 
-use super::{Target, normalize::normalized_path, query_names};
+use super::{FormError, FormKind, FormScan, Target, normalize::normalized_path, query_names};
 use crate::fuzz;
 
 #[test]
@@ -38,5 +39,36 @@ fn fuzz_request_target() {
                 fuzz::outcome(&(segments().count(), names.len(), normal == path))
             }
         }
+    });
+}
+
+#[test]
+fn fuzz_overriding_fields() {
+    // The first byte chooses how the rest is read.
+    let seeds: &[&[u8]] = &[
+        br#"0{"a":{"_method":"x","b":["}"]},"_method":"DELETE","c":"\\""}"#,
+        br#"3{"\u005fmethod":"\u0050UT"}"#,
+        br#"0[{"_method":"DELETE"}]"#,
+        b"1a=1&_method=DELETE;b=%5f",
+        b"2--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--b--\r\n",
+    ];
+    fuzz::run("overriding_fields", seeds, |input| {
+        let Some((which, input)) = input.split_first() else { return 0 };
+        let kind = [FormKind::Json, FormKind::UrlEncoded, FormKind::Multipart][usize::from(which % 3)];
+        let read = |pieces: &[&[u8]]| -> Result<Option<String>, FormError> {
+            let mut scan = FormScan::new(kind, which % 2 == 0);
+            pieces.iter().try_for_each(|piece| scan.push(piece))?;
+            scan.finish()?;
+            Ok(scan.method().map(ToString::to_string))
+        };
+        let whole = read(&[input]);
+        assert_eq!(whole.is_ok(), read(&fuzz::pieces(input)).is_ok(), "what is found depends on how it comes");
+        if kind == FormKind::Json
+            && let Ok(object) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(input)
+            && object.contains_key("_method")
+        {
+            assert!(!matches!(whole, Ok(None)), "a member that overrides was not found");
+        }
+        fuzz::outcome(&(which % 6, format!("{whole:?}")))
     });
 }
