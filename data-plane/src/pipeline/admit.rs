@@ -186,7 +186,7 @@ fn check_host(parts: &Parts) -> Result<&str, Refusal> {
     let host = host.map(|h| h.to_str()).transpose().map_err(|_| invalid("Host is malformed"))?;
     let authority = parts.uri.authority().map(|a| a.as_str());
     let name = match (host, authority) {
-        (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
+        (Some(host), Some(authority)) if !is_same_host(host, authority, parts.uri.scheme_str()) => {
             return Err(invalid("Host and the request target name different hosts"));
         }
         (Some(name), _) | (None, Some(name)) => name,
@@ -195,10 +195,18 @@ fn check_host(parts: &Parts) -> Result<&str, Refusal> {
     host_of(name).map(|_| name).ok_or_else(|| invalid("Host is malformed"))
 }
 
+/// Whether two names are the same, the scheme's own port written out or not.
+fn is_same_host(a: &str, b: &str, scheme: Option<&str>) -> bool {
+    let port = if scheme == Some("https") { ":443" } else { ":80" };
+    let [a, b] = [a, b].map(|name| name.strip_suffix(port).unwrap_or(name));
+    a.eq_ignore_ascii_case(b)
+}
+
 /// One of our own names: a browser that was led here by another site's DNS (rebinding) names that
 /// site. Or a service's, in host mode.
 fn direct(parts: &Parts, name: &str, hosts: &Hosts) -> Result<Route, Refusal> {
     let name = host_of(name).unwrap_or_default();
+    let name = name.strip_suffix('.').unwrap_or(name); // the same name, written in full (RFC 1034, 3.1)
     if hosts.accepts(name) {
         return route(parts);
     }
@@ -227,12 +235,11 @@ fn check_headers(parts: &Parts) -> Result<(), Refusal> {
     if parts.version == Version::HTTP_2 && parts.headers.values().any(is_padded) {
         return Err(Refusal::invalid("a field's value begins or ends with a blank"));
     }
-    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`); over HTTP/2,
-    // where no intermediary of the agent's has had a reason to split the field, it is a malformed
-    // request.
-    let doubled = parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some();
-    if doubled && parts.version == Version::HTTP_2 {
-        return Err(Refusal::invalid("Authorization stands twice"));
+    // What else is expected, nobody knows (RFC 9110, 10.1.1).
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if !parts.headers.get_all(header::EXPECT).iter().all(is_continue) {
+        let refusal = Refusal::invalid("the header Expect can only be `100-continue`");
+        return Err(refusal.with_status(StatusCode::EXPECTATION_FAILED));
     }
     Ok(())
 }
@@ -299,6 +306,20 @@ mod tests {
             "broker:80:80",
         ] {
             assert_eq!(host_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_the_schemes_own_port() {
+        for (host, target, scheme, same) in [
+            ("broker", "Broker:80", Some("http"), true),
+            ("broker:443", "broker", Some("https"), true),
+            ("broker:443", "broker", Some("http"), false),
+            ("broker:8300", "broker", None, false),
+            ("[::1]:80", "[::1]", Some("http"), true),
+            ("broker", "brokers", Some("http"), false),
+        ] {
+            assert_eq!(is_same_host(host, target, scheme), same, "{host} {target}");
         }
     }
 

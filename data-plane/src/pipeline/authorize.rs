@@ -161,7 +161,8 @@ pub(crate) async fn call(
     let second = second_target::read(&identified, &service)?;
     let parts = &identified.admitted.parts;
     let is_streamed = !matches!(body, Received::Read(_));
-    if let Some(kind) = form::kind_of(parts, &body) {
+    if let Some(kind) = form::kind_of(parts, &body, &service) {
+        form::check_coding(parts, kind)?;
         if is_streamed && !service.allow_method_override && !parts.headers.contains_key(header::CONTENT_TYPE) {
             body = form::watch(body, bounds, record);
         } else {
@@ -441,6 +442,10 @@ async fn inspect(
 impl Meter for Counters {
     fn add(&self, bytes: usize) {
         self.sent(bytes);
+    }
+
+    fn drop_trailers(&self, count: u16) {
+        self.trailers_dropped(count);
     }
 }
 

@@ -78,6 +78,10 @@ const MOST_TOKENS: usize = 8;
 /// What an agent has to do that configured its key in two ways.
 const TWICE: &str = "one token was presented in two places: configure one of them only";
 
+/// What an agent has to do that presented its token where the service doesn't take it.
+const ELSEWHERE: &str =
+    "the service does not take a token in this place: `seks env` and `seks service show` say where it does";
+
 /// The tokens of a request.
 #[derive(Default)]
 struct FoundTokens<'a> {
@@ -136,7 +140,8 @@ fn select(
         };
         let foreign =
             if found_tokens.damaged { None } else { vendor_key_hint::hint(&admitted.parts.headers, admitted.rest()) };
-        return Err(Refusal::from(code).with_detail(foreign.unwrap_or_default()));
+        let elsewhere = if found_tokens.tokens.is_empty() { "" } else { ELSEWHERE };
+        return Err(Refusal::from(code).with_detail(foreign.unwrap_or(elsewhere)));
     };
     record.identified(selected.token.tenant(), selected.token.agent_name(), selected.token.id());
     if let Some(service) = &selected.service {

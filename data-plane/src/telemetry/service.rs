@@ -17,6 +17,8 @@ use crate::code::Code;
 /// Kinds of headers that are not forwarded: the label `header`.
 pub(crate) const DROPPED_KINDS: [&str; 8] =
     ["credential", "cookie", "range", "trace", "forwarded", "underscore", "connection", "token"];
+/// The same of what comes behind a body.
+const TRAILER: &str = "trailer";
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,7 @@ pub struct ServiceMetrics {
     requests: [[[AtomicU64; CLASSES.len()]; REASONS]; 2],
     scrubbed: AtomicU64,
     headers_dropped: [AtomicU64; DROPPED_KINDS.len()],
+    trailers_dropped: AtomicU64,
     /// Times that a request was sent again.
     resends: AtomicU64,
     active: AtomicI64,
@@ -73,6 +76,7 @@ impl ServiceMetrics {
             requests: [zeros(), zeros()],
             scrubbed: AtomicU64::new(0),
             headers_dropped: Default::default(),
+            trailers_dropped: AtomicU64::new(0),
             resends: AtomicU64::default(),
             active: AtomicI64::new(0),
             idle: AtomicI64::new(0),
@@ -138,6 +142,13 @@ impl ServiceMetrics {
     pub(crate) fn headers_dropped(&self, counts: &[u16; DROPPED_KINDS.len()]) {
         for (total, count) in self.headers_dropped.iter().zip(counts).filter(|(_, count)| **count > 0) {
             total.fetch_add((*count).into(), Relaxed);
+        }
+    }
+
+    /// Counts trailers of a request that were not forwarded.
+    pub(crate) fn trailers_dropped(&self, count: u16) {
+        if count > 0 {
+            self.trailers_dropped.fetch_add(count.into(), Relaxed);
         }
     }
 
@@ -218,7 +229,8 @@ fn render_headers_dropped(services: &[Arc<ServiceMetrics>], out: &mut String) {
     let name = "seks_request_headers_dropped_total";
     let _ = write!(out, "# HELP {name} Headers of agents that were not forwarded, by kind.\n# TYPE {name} counter\n");
     for service in services {
-        for (kind, count) in DROPPED_KINDS.iter().zip(&service.headers_dropped) {
+        let trailers = std::iter::once((&TRAILER, &service.trailers_dropped));
+        for (kind, count) in DROPPED_KINDS.iter().zip(&service.headers_dropped).chain(trailers) {
             let count = count.load(Relaxed);
             if count > 0 {
                 let _ = writeln!(out, "{name}{{service=\"{}\",header=\"{kind}\"}} {count}", service.name);

@@ -300,6 +300,64 @@ fn a_service_that_takes_overrides_has_both_methods_of_a_form_decided() {
     assert_eq!(post("/x", "_method=PUT").status, 200);
 }
 
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[test]
+fn a_service_that_takes_overrides_has_both_methods_of_a_json_body_decided() {
+    let rig = Rig::start("allow_method_override = true\ndenied_paths = [\"DELETE /keys/**\"]");
+    let post = |path: &str, body: &str| rig.ask("POST", path, JSON, body);
+    let large = format!("{{\"text\":\"{}\",\"_method\":\"DELETE\"}}", "x".repeat(100_000));
+    for body in
+        [r#"{"a":{"_method":"DELETE"},"_method":"put"}"#, r#"{"method":"DELETE","_methods":"DELETE"}"#, "[1]", "x"]
+    {
+        let reply = post("/keys/7", body);
+        assert_eq!(reply.status, 200, "{body}: {}", reply.text());
+        assert_eq!(rig.upstream.requests()[0].body, body.as_bytes());
+    }
+    for lines in [JSON, "Content-Type: text/json;charset=utf-8\r\n", "Content-Type: application/vnd.api+json\r\n"] {
+        let reply = rig.ask("POST", "/keys/7", lines, r#"{"_method":"DELETE"}"#);
+        rig.assert_refused(&reply, 403, "policy_denied");
+    }
+    rig.assert_refused(&post("/keys/7", r#"{"a":"\\","\u005fmethod":"\u0064elete"}"#), 403, "policy_denied");
+    rig.assert_refused(&post("/x", r#"{"_method":"LOCK"}"#), 405, "request_invalid");
+    for body in [r#"{"_method":7}"#, r#"{"_method":"PUT","_method":"GET"}"#, r#"{/*"*/"_method":"DELETE"}"#] {
+        let reply = post("/x", body);
+        rig.assert_refused(&reply, 400, "request_invalid");
+        assert!(reply.text().contains("_method") || reply.text().contains("one method"), "{}", reply.text());
+    }
+    rig.assert_refused(&post("/x?_method=PUT", r#"{"_method":"PUT"}"#), 400, "request_invalid");
+    // Beyond what is read before the decision, it cannot be decided on.
+    assert_eq!(post("/x", &large).status, 400);
+    assert!(!String::from_utf8_lossy(&rig.upstream.received()).contains("DELETE"));
+    rig.sandbox
+        .cli()
+        .apply_policies("@id(\"no-delete\") forbid (principal, action == Seks::Action::\"DELETE\", resource);");
+    rig.assert_refused(&post("/x", r#"{"_method":"DELETE"}"#), 403, "policy_denied");
+    assert_eq!(post("/x", r#"{"_method":"PUT"}"#).status, 200);
+}
+
+#[test]
+fn a_form_that_cannot_be_read_is_refused() {
+    const GZIP: &str = "Content-Encoding: gzip\r\n";
+    let (rig, overriding) = (Rig::start(""), Rig::start("allow_method_override = true"));
+    for (rig, lines, status) in [
+        (&rig, URLENCODED, 400),
+        (&rig, MULTIPART, 400),
+        (&rig, "Content-Type: multipart/related; boundary=b\r\n", 200),
+        (&rig, "Content-Type: application/octet-stream\r\n", 200),
+        (&rig, JSON, 200),
+        (&rig, "", 200),
+        (&overriding, JSON, 400),
+        (&overriding, URLENCODED, 400),
+    ] {
+        let reply = rig.ask("POST", "/x", &format!("{GZIP}{lines}"), "\u{1f}?");
+        assert_eq!(reply.status, status, "{lines}: {}", reply.text());
+        assert_eq!(reply.text().contains("_method"), status == 400, "{}", reply.text());
+    }
+    assert_eq!(rig.ask("PUT", "/x", &format!("{GZIP}{URLENCODED}"), "?").status, 200);
+    assert_eq!(rig.ask("POST", "/x", &format!("Content-Encoding: identity\r\n{URLENCODED}"), "a=1").status, 200);
+}
+
 #[test]
 fn the_destination_of_a_copy_is_decided_on_and_leads_to_the_upstream() {
     let rig =

@@ -50,6 +50,20 @@ fn one_token_in_two_places_is_told_from_two_tokens() {
 }
 
 #[test]
+fn a_token_in_another_place_is_told_from_none() {
+    let rig = Rig::with(Upstream::ok(), "inject = { header = \"X-Key\" }\nslots = [\"header:X-Key\"]");
+    assert_eq!(rig.ask_without_token("GET", "/x", "X-Key: {T}\r\n", "").status, 200);
+    for (rest, lines) in [("/x", "Authorization: Bearer {T}\r\n"), ("/x", "X-Other: {T}\r\n"), ("/x?key={T}", "")] {
+        let reply = rig.ask_without_token("GET", rest, lines, "");
+        rig.assert_refused(&reply, 401, "token_missing");
+        assert!(reply.text().contains("does not take a token in this place"), "{}", reply.text());
+    }
+    let none = rig.ask_without_token("GET", "/x", "", "");
+    rig.assert_refused(&none, 401, "token_missing");
+    assert!(!none.text().contains("in this place"), "{}", none.text());
+}
+
+#[test]
 fn a_real_key_is_told_from_a_typo_and_not_forwarded() {
     let rig = Rig::with(Upstream::ok(), EITHER);
     let says = |lines: &str, rest: &str| {

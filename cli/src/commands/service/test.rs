@@ -108,6 +108,7 @@ fn not_forwarded(service: &wire::Service) -> Vec<String> {
     if !service.forward_trace_context {
         kept.push("traceparent, tracestate (forward_trace_context)".into());
     }
+    kept.push("trailers of requests".into());
     kept
 }
 

@@ -28,8 +28,8 @@ const MIN_PROGRESS_BYTES: u64 = 256;
 /// has to be sent again. Requests to models are smaller, as a rule.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
-/// The body of an upstream request. Trailers of requests are dropped: none of the services needs
-/// them, and fields after the body are a way round every check of the head.
+/// The body of an upstream request. Trailers of requests are dropped and counted: none of the
+/// services needs them, and fields after the body are a way round every check of the head.
 pub enum Upload {
     /// No body.
     Empty,
@@ -77,6 +77,9 @@ struct Expected {
 pub trait Meter: Send + Sync {
     /// So many bytes were read from the agent.
     fn add(&self, bytes: usize);
+
+    /// So many trailers came behind the body, and are not sent.
+    fn drop_trailers(&self, count: u16);
 }
 
 /// The state of an upload while another task drives it.
@@ -307,7 +310,9 @@ impl Streaming {
             };
             let Some(frame) = frame else {
                 self.check_end()?;
-                self.state.done.store(true, Ordering::Release);
+                if !self.state.done.swap(true, Ordering::AcqRel) {
+                    self.meter.drop_trailers(self.body.trailers());
+                }
                 return Poll::Ready(None);
             };
             let frame = frame.map_err(|_| self.state.fail(UploadError::Broken))?;

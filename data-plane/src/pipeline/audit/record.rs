@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -34,6 +34,8 @@ pub(crate) struct Counters {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     scrubbed: AtomicU32,
+    /// Trailers of the request, which are not sent.
+    trailers: AtomicU16,
     /// Why the upstream failed: one more than its number; 0: it didn't.
     upstream_error: AtomicU8,
 }
@@ -42,6 +44,11 @@ impl Counters {
     /// Bytes of the request's body that have been read.
     pub(crate) fn sent(&self, bytes: usize) {
         self.request_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Trailers of the request that are not sent.
+    pub(crate) fn trailers_dropped(&self, count: u16) {
+        self.trailers.fetch_add(count, Relaxed);
     }
 
     /// Bytes of the answer's body that have been handed to the agent's connection.
@@ -441,6 +448,7 @@ impl Open {
         let status = self.status.filter(|_| self.completed);
         let outcome = Outcome { allowed: self.allowed, reason: self.reason, status };
         self.service.count(outcome, scrubbed);
+        self.service.trailers_dropped(self.counters.trailers.load(Relaxed));
         let whole = self.began.elapsed();
         let error = self.counters.upstream_error();
         if let Some(error) = error {

@@ -5,7 +5,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::head::{Framing, Violation, is_token};
 
-/// Longest chunk extension, and longest trailer section: nothing of either is passed on.
+/// Longest chunk extension, and longest trailer section: nothing of either is passed on. Trailers
+/// are counted.
 const MAX_EXTENSION_BYTES: u32 = 1024;
 const MAX_TRAILER_BYTES: u32 = 8 * 1024;
 
@@ -29,7 +30,7 @@ pub(super) enum Step {
 }
 
 /// Position in a chunked body. `size` is what the hexadecimal digits said so far, `line` how long a
-/// trailer's line is, and `named` whether its colon has come.
+/// trailer's line is, `named` whether its colon has come, and `fields` how many trailers came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
     Size { size: u64, digits: u8 },
@@ -38,8 +39,8 @@ pub(super) enum Chunk {
     Data { left: u64 },
     DataCr,
     DataLf,
-    Trailer { len: u32, line: u32, named: bool },
-    TrailerLf { len: u32, line: u32 },
+    Trailer { len: u32, line: u32, named: bool, fields: u16 },
+    TrailerLf { len: u32, line: u32, fields: u16 },
 }
 
 impl Body {
@@ -57,6 +58,14 @@ impl Body {
         match self {
             Self::Length(left) => Some(*left),
             Self::Chunked(_) => None,
+        }
+    }
+
+    /// How many trailers have come.
+    pub(super) fn trailers(&self) -> u16 {
+        match self {
+            Self::Chunked(Chunk::Trailer { fields, .. } | Chunk::TrailerLf { fields, .. }) => *fields,
+            Self::Length(_) | Self::Chunked(_) => 0,
         }
     }
 
@@ -152,20 +161,24 @@ impl Chunk {
             (Self::Extension { size, len }, b'\t' | 0x20..=0x7e | 0x80..) if len < MAX_EXTENSION_BYTES => {
                 Self::Extension { size, len: len + 1 }
             }
-            (Self::SizeLf { size: 0 }, b'\n') => Self::Trailer { len: 0, line: 0, named: false },
+            (Self::SizeLf { size: 0 }, b'\n') => Self::Trailer { len: 0, line: 0, named: false, fields: 0 },
             (Self::SizeLf { size }, b'\n') => Self::Data { left: size },
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::Size { size: 0, digits: 0 },
-            (Self::Trailer { len, line, named }, b'\r') if named || line == 0 => Self::TrailerLf { len, line },
-            (Self::Trailer { line: 1.., named: false, len }, b':') => {
-                Self::Trailer { len: len + 1, line: 1, named: true }
+            (Self::Trailer { len, line, named, fields }, b'\r') if named || line == 0 => {
+                Self::TrailerLf { len, line, fields }
+            }
+            (Self::Trailer { line: 1.., named: false, len, fields }, b':') => {
+                Self::Trailer { len: len + 1, line: 1, named: true, fields }
             }
             (Self::Trailer { named: false, .. }, b) if !is_token(b) => return bad, // a folded line, too
-            (Self::Trailer { len, line, named }, b'\t' | 0x20..=0x7e | 0x80..) if len < MAX_TRAILER_BYTES => {
-                Self::Trailer { len: len + 1, line: line + 1, named }
+            (Self::Trailer { len, line, named, fields }, b'\t' | 0x20..=0x7e | 0x80..) if len < MAX_TRAILER_BYTES => {
+                Self::Trailer { len: len + 1, line: line + 1, named, fields }
             }
             (Self::TrailerLf { line: 0, .. }, b'\n') => return Ok(None),
-            (Self::TrailerLf { len, .. }, b'\n') => Self::Trailer { len, line: 0, named: false },
+            (Self::TrailerLf { len, fields, .. }, b'\n') => {
+                Self::Trailer { len, line: 0, named: false, fields: fields.saturating_add(1) }
+            }
             _ => return bad,
         }))
     }
@@ -223,6 +236,15 @@ mod tests {
             }
             assert_eq!(read(chunked(), &wire.as_bytes()[..wire.len() - 1], 3).unwrap().1, None);
             assert_eq!(chunked().check(&whole), Ok(()), "what follows it is another's");
+        }
+    }
+
+    #[test]
+    fn trailers_are_counted() {
+        for (wire, count) in [("1\r\na\r\n0\r\n\r\n", 0), ("0\r\nX: 1\r\n\r\n", 1), ("0\r\nX: 1\r\nY: \r\n\r\n", 2)] {
+            let (mut body, mut input) = (chunked(), BytesMut::from(wire));
+            while body.step(&mut input) != Ok(Step::End) {}
+            assert_eq!(body.trailers(), count, "{wire:?}");
         }
     }
 

@@ -31,6 +31,14 @@ impl Incoming {
         Self(Kind::Here(Some(body)))
     }
 
+    /// How many trailers came behind it, once it has ended.
+    pub(in crate::http::server) fn trailers(&self) -> u16 {
+        match &self.0 {
+            Kind::Here(_) => 0,
+            Kind::Pending(body) => body.trailers(),
+        }
+    }
+
     /// One that is still to be read.
     pub(super) fn coming(body: PendingBody) -> Self {
         Self(Kind::Pending(body))

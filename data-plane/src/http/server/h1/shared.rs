@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub(super) stream: Option<Stream>,
     pub(super) inbox: Inbox,
     body: Body,
+    /// How many trailers came behind the current request's body, and were dropped.
+    trailers: u16,
     /// Of the request that `body` is of.
     number: u64,
     /// What is left to write of an invitation to send the body.
@@ -63,6 +65,7 @@ impl Shared {
             stream: Some(stream),
             inbox: Inbox::new(),
             body: Body::Over,
+            trailers: 0,
             number: 0,
             invitation: &[],
             reader: None,
@@ -76,6 +79,7 @@ impl Shared {
     /// The body of a request that begins now; `invited`: the agent waits to be asked for it.
     pub(super) fn begin(&self, inner: &mut Inner, body: body::Body, invited: bool) -> PendingBody {
         inner.number += 1;
+        inner.trailers = 0;
         (inner.body, inner.invitation) = (Body::Pending(body), if invited { CONTINUE } else { &[] });
         PendingBody { shared: self.clone(), number: inner.number }
     }
@@ -155,6 +159,9 @@ impl Inner {
                     return Poll::Ready(Some(Ok(data)));
                 }
                 Ok(Step::End) => {
+                    if let Body::Pending(body) = &self.body {
+                        self.trailers = body.trailers();
+                    }
                     self.body = Body::Over;
                     return Poll::Ready(None);
                 }
@@ -189,6 +196,11 @@ impl PendingBody {
 
     pub(super) fn is_end(&self) -> bool {
         self.lock().is_some_and(|inner| inner.is_read())
+    }
+
+    /// How many trailers came behind it, once it has ended.
+    pub(super) fn trailers(&self) -> u16 {
+        self.lock().map_or(0, |inner| inner.trailers)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
