@@ -164,6 +164,17 @@ fn odd_forms(c: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut put = |name: String, before: &[u8], between: &str, behind: &[u8]| {
         forms.push((name, [before, between.as_bytes(), behind].concat()));
     };
+    let first = c[0];
+    for escape in [
+        format!("\\u{first:04x}"),
+        format!("\\x{first:02x}"),
+        format!("%{first:02x}"),
+        format!("&#x{first:x};"),
+        format!("&#{first};"),
+        format!("={first:02X}"),
+    ] {
+        put(format!("{escape} first"), b"", &escape, &c[1..]);
+    }
     for at in [1, 2, 3, 7, 8, 15, 16, 17] {
         for between in ["\0", "\0\0\0", "\\u0000", "\\x00", "%00", "&#0;", "=00", "=\r\n", "=\n"] {
             put(format!("{between:?} behind {at} bytes"), &c[..at], between, &c[at..]);
