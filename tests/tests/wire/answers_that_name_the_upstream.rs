@@ -68,6 +68,9 @@ fn other_hosts_stay() {
 fn behind_a_balancer_that_ends_tls_urls_are_https() {
     let location = seen_by("X-Forwarded-Proto: https\r\n", 201, "Location", "UP/x");
     assert_eq!(location, "https://localhost/api/openai/x");
+    for more in ["X-Forwarded-Proto: https, http\r\n", "Forwarded: for=192.0.2.1;proto=https, for=192.0.2.2\r\n"] {
+        assert_eq!(seen_by(more, 201, "Location", "UP/x"), location, "{more}");
+    }
 }
 
 #[test]

@@ -12,6 +12,19 @@ use seks_tests::{
 const KEY: &str = "sk-real-wire-key-000000000000000002";
 const NODE: &str = "http://localhost/api/acme";
 
+/// What a vendor answers.
+struct VendorAnswer {
+    status: u16,
+    headers: Vec<(&'static str, &'static str)>,
+    body: &'static str,
+}
+
+impl VendorAnswer {
+    fn json(body: &'static str) -> Self {
+        Self { status: 200, headers: vec![("Content-Type", "application/json")], body }
+    }
+}
+
 /// A vendor's answer, by the number that the agent asks for. `ESCAPED` in it is the origin in
 /// escapes, `COLON` the origin with an escaped colon and slashes.
 struct Rig {
@@ -21,12 +34,12 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(cases: Vec<(u16, Vec<(&'static str, &'static str)>, &'static str)>) -> Self {
+    fn new(cases: Vec<VendorAnswer>) -> Self {
         let origin: Arc<OnceLock<String>> = Arc::default();
         let own = origin.clone();
         let upstream = Upstream::start(move |request| {
             let case: usize = request.path().trim_start_matches('/').parse().unwrap();
-            let (status, headers, body) = &cases[case];
+            let VendorAnswer { status, headers, body } = &cases[case];
             let own = own.get().unwrap();
             let escaped: String = own.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
             let colon = own.replacen("://", "\\u003A\\/\\/", 1);
@@ -95,7 +108,12 @@ fn headers_lead_through_the_node() {
         ("RFC 8594", 200, "Link", r#"<UP/sunset>; rel="sunset"; type="text/html"; anchor="UP/v1""#),
         ("a queue", 202, "Location", "UP/queue/item/7/"),
     ];
-    let rig = Rig::new(cases.iter().map(|(_, status, name, value)| (*status, vec![(*name, *value)], "")).collect());
+    let told = |(_, status, name, value): &(_, u16, &'static str, &'static str)| VendorAnswer {
+        status: *status,
+        headers: vec![(*name, *value)],
+        body: "",
+    };
+    let rig = Rig::new(cases.iter().map(told).collect());
     for (case, (what, status, name, value)) in cases.iter().enumerate() {
         let reply = rig.ask(case);
         assert_eq!(reply.status, *status, "{what}");
@@ -126,7 +144,12 @@ fn paths_of_headers_lead_through_the_node_and_other_values_stay() {
         ("another host", "Location", "https://other.test/?next=UP/x", "https://other.test/?next=UP/x"),
         ("beside the present path", "Location", "../b?c", "../b?c"),
     ];
-    let rig = Rig::new(cases.iter().map(|(_, name, value, _)| (200, vec![(*name, *value)], "")).collect());
+    let told = |(_, name, value, _): &(_, &'static str, &'static str, _)| VendorAnswer {
+        status: 200,
+        headers: vec![(*name, *value)],
+        body: "",
+    };
+    let rig = Rig::new(cases.iter().map(told).collect());
     for (case, (what, name, _, want)) in cases.iter().enumerate() {
         assert_eq!(rig.ask(case).header(name), Some(&*rig.expected(want)), "{what}");
     }
@@ -172,7 +195,11 @@ fn bodies_lead_through_the_node() {
         ("lines", "application/x-ndjson", "{\"url\":\"UP/a\"}\n{\"url\":\"UP/b\"}\n"),
         ("events, CR alone", "text/event-stream", "\u{feff}retry: 10\rdata: UP/a\r\rdata: {\"next\":\"UP/b\"}\r\r"),
     ];
-    let told = |(_, kind, body): &(_, &'static str, &'static str)| (200, vec![("Content-Type", *kind)], *body);
+    let told = |(_, kind, body): &(_, &'static str, &'static str)| VendorAnswer {
+        status: 200,
+        headers: vec![("Content-Type", *kind)],
+        body,
+    };
     let rig = Rig::new(cases.iter().map(told).collect());
     for (case, (what, _, body)) in cases.iter().enumerate() {
         let reply = rig.ask(case);
@@ -183,11 +210,10 @@ fn bodies_lead_through_the_node() {
 
 #[test]
 fn escapes_are_urls_and_names_of_members_are_not() {
-    const JSON: (&str, &str) = ("Content-Type", "application/json");
     let rig = Rig::new(vec![
-        (200, vec![JSON], r#"{"UP/rels/a":{"href":"UP/a"},"UP/rels/b" : "UP/b"}"#),
-        (200, vec![JSON], r#"["ESCAPED\u002fa","COLON\/b","ESCAPED"]"#),
-        (200, vec![("Content-Type", "text/plain")], r#"{"a":"UP/a"}"#),
+        VendorAnswer::json(r#"{"UP/rels/a":{"href":"UP/a"},"UP/rels/b" : "UP/b"}"#),
+        VendorAnswer::json(r#"["ESCAPED\u002fa","COLON\/b","ESCAPED"]"#),
+        VendorAnswer { headers: vec![("Content-Type", "text/plain")], ..VendorAnswer::json(r#"{"a":"UP/a"}"#) },
     ]);
     assert_eq!(rig.ask(0).text(), rig.expected(r#"{"UP/rels/a":{"href":"NODE/a"},"UP/rels/b" : "NODE/b"}"#));
     let [one, two] = ["\\u002f", "\\/"].map(|slash| NODE.replace('/', slash));

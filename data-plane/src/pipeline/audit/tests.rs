@@ -97,7 +97,7 @@ async fn a_body_closes_its_record_at_its_end() {
     assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
     assert_eq!(
         format!("{counters:?}"),
-        "Counters { request_bytes: 0, response_bytes: 5, scrubbed: 0, upstream_error: 0 }"
+        "Counters { request_bytes: 0, response_bytes: 5, scrubbed: 0, trailers: 0, upstream_error: 0 }"
     );
     drop(super::Body::new(Full::new(Bytes::new()), answered())); // nobody polls an empty body
     assert_eq!(line(&audit, r#"reason="",status_class="2xx""#), 2);

@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(rewriter.push(Bytes::from_static(b"[\"https://up.test/a\"")), "[\"");
         assert_eq!(rewriter.push(Bytes::from_static(b",")), "http://node:8300/api/s/a\",");
         let long = format!("\"https://up.test/{}", "x".repeat(MAX_NAME));
-        assert_eq!(rewritten(false, &[long.as_bytes(), b"\":1"]).get(..24), Some("\"http://node:8300/api/s/x"));
+        assert_eq!(rewritten(false, &[long.as_bytes(), b"\":1"]).get(..25), Some("\"http://node:8300/api/s/x"));
         let ended = long.replace("xx", "");
         assert!(rewritten(false, &[ended.as_bytes(), b"\"\n"]).starts_with("\"http://node"));
     }
