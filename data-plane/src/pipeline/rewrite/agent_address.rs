@@ -19,8 +19,8 @@ impl AgentAddress {
     /// Both clones share the request's bytes.
     ///
     /// Where a load balancer ends TLS, the agent's URLs are `https` although the node's connection
-    /// is not. The balancer says so in `X-Forwarded-Proto` or `Forwarded`. An agent that claims it falsely changes
-    /// only the URLs in its own answers.
+    /// is not. The balancer says so in `X-Forwarded-Proto` or `Forwarded`. An agent that claims it
+    /// falsely changes only the URLs in its own answers.
     pub(crate) fn new(naming: Naming, tls: bool, parts: &Parts) -> Self {
         Self {
             naming,
