@@ -7,6 +7,7 @@
 
 mod admin_changes;
 mod agent;
+mod answer_stream;
 mod apply;
 mod audit;
 mod audit_export;
@@ -38,13 +39,13 @@ use seks_network::address::DialGuard;
 use seks_proto::wire::{self, admin_server};
 use seks_runtime::telemetry::Telemetry;
 use seks_types::id::TenantName;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 pub(crate) use self::edge::Edge;
 use self::{
     admin_changes::RefusalLimits,
+    answer_stream::AnswerStream,
     audit::Call,
     auth::{Caller, Method},
     limits::Limits,
@@ -171,7 +172,7 @@ macro_rules! methods {
                 methods!(@@ self request $method $handler)
             })*
             $(
-            type $type = ReceiverStream<Result<wire::$piece, Status>>;
+            type $type = AnswerStream<wire::$piece>;
             async fn $stream(&self, request: Request<wire::$stream_message>) -> Result<Response<Self::$type>, Status> {
                 methods!(@@ self request $stream_method $open)
             })*
@@ -281,9 +282,6 @@ async fn page<T: prost::Message + Default>(
     let page = PageRequest { size: message.page_size, token: message.page_token };
     Ok(admin.registry().page(&tenant, kind, &page).await?)
 }
-
-/// What handlers of streams return.
-type Stream<T> = ReceiverStream<Result<T, Status>>;
 
 /// What every handler returns.
 type Answer<T> = Result<T, Problem>;

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::sleep;
+
+/// How often the wall clock is read while a time of it is waited for: it may be set.
+const POLL_SECONDS: u64 = 10;
+
 /// Unix seconds; 0 before 1970.
 pub(crate) fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
@@ -10,6 +15,17 @@ pub(crate) fn unix_now() -> i64 {
 /// Unix seconds, as files and records hold them that have no sign; 0 before 1970.
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Returns at `at` of the wall clock, in Unix seconds.
+pub(crate) async fn wait_until(at: i64) {
+    loop {
+        let left = u64::try_from(at.saturating_sub(unix_now())).unwrap_or(0);
+        if left == 0 {
+            return;
+        }
+        sleep(Duration::from_secs(left.min(POLL_SECONDS))).await;
+    }
 }
 
 /// Unix milliseconds; 0 before 1970.

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{
-    Admin, Answer, Stream,
+    Admin, Answer,
+    answer_stream::AnswerStream,
     audit_trail::{to_wire, trail, visible_since},
     audit_view::{ChangeView, RecordView},
     auth::Caller,
@@ -39,19 +40,19 @@ pub(super) async fn export(
     admin: &Admin,
     caller: &Caller,
     mut message: ExportAuditRequest,
-) -> Answer<Stream<ExportAuditPiece>> {
+) -> Answer<AnswerStream<ExportAuditPiece>> {
     let tenant: TenantName = name("tenant", &message.tenant)?;
     message.since_us = message.since_us.max(visible_since(admin, caller, &message.tenant).await?);
-    open(admin, &message, Some(tenant)).await
+    open(admin, caller, &message, Some(tenant)).await
 }
 
 /// Everybody's records, with their chains.
 pub(super) async fn export_fleet(
     admin: &Admin,
-    _: &Caller,
+    caller: &Caller,
     message: ExportAuditRequest,
-) -> Answer<Stream<ExportAuditPiece>> {
-    open(admin, &message, None).await
+) -> Answer<AnswerStream<ExportAuditPiece>> {
+    open(admin, caller, &message, None).await
 }
 
 /// A chain of admin changes as an export has it: encoded, the oldest first, each with its revision.
@@ -63,9 +64,10 @@ struct Changes {
 
 async fn open(
     admin: &Admin,
+    caller: &Caller,
     message: &ExportAuditRequest,
     tenant: Option<TenantName>,
-) -> Answer<Stream<ExportAuditPiece>> {
+) -> Answer<AnswerStream<ExportAuditPiece>> {
     let trail = trail(admin)?.clone();
     let changes = changes(admin, tenant.as_ref()).await?;
     let until_us = Some(message.until_us).filter(|until| *until > 0);
@@ -88,7 +90,7 @@ async fn open(
             let _: Result<(), _> = pieces.blocking_send(Err(Status::unavailable("the audit trail cannot be read"))); // or the caller has gone
         }
     });
-    Ok(Stream::new(answer))
+    Ok(AnswerStream::new(caller, answer))
 }
 
 /// Of a tenant its chain, otherwise all. A tenant's chain may begin before the tenant: an owner of

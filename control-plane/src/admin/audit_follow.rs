@@ -11,7 +11,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 
 use super::{
-    Admin, Answer, Stream,
+    Admin, Answer,
+    answer_stream::AnswerStream,
     audit_trail::{find, of_tenant, trail, visible_since},
     auth::Caller,
     problem::Problem,
@@ -49,22 +50,27 @@ pub(super) async fn follow(
     admin: &Admin,
     caller: &Caller,
     mut message: SearchAuditRequest,
-) -> Answer<Stream<SearchAuditResponse>> {
+) -> Answer<AnswerStream<SearchAuditResponse>> {
     let scope = of_tenant(&message.tenant)?;
     message.since_us = message.since_us.max(visible_since(admin, caller, &message.tenant).await?);
-    open(admin, message, Some(scope)).await
+    open(admin, caller, message, Some(scope)).await
 }
 
 /// Everybody's records.
 pub(super) async fn follow_fleet(
     admin: &Admin,
-    _: &Caller,
+    caller: &Caller,
     message: SearchAuditRequest,
-) -> Answer<Stream<SearchAuditResponse>> {
-    open(admin, message, None).await
+) -> Answer<AnswerStream<SearchAuditResponse>> {
+    open(admin, caller, message, None).await
 }
 
-async fn open(admin: &Admin, message: SearchAuditRequest, scope: Option<Test>) -> Answer<Stream<SearchAuditResponse>> {
+async fn open(
+    admin: &Admin,
+    caller: &Caller,
+    message: SearchAuditRequest,
+    scope: Option<Test>,
+) -> Answer<AnswerStream<SearchAuditResponse>> {
     let busy = || Problem::exhausted("FOLLOWERS", format!("{MAX_STREAMS} others follow the trail of this replica"));
     let slot = Slot::try_acquire().ok_or_else(busy)?;
     let mut growth = trail(admin)?.growth();
@@ -82,6 +88,9 @@ async fn open(admin: &Admin, message: SearchAuditRequest, scope: Option<Test>) -
             page.end_token.clone_from(&request.page_token);
             if pages.send(Ok(page)).await.is_err() {
                 return; // the caller has gone
+            }
+            if Instant::now() >= end {
+                return;
             }
             if is_last {
                 let grown = tokio::select! {
@@ -104,5 +113,5 @@ async fn open(admin: &Admin, message: SearchAuditRequest, scope: Option<Test>) -
             };
         }
     });
-    Ok(Stream::new(answer))
+    Ok(AnswerStream::new(caller, answer))
 }

@@ -19,18 +19,27 @@ use crate::{authority::Identity, registry::EVERYWHERE};
 const CLOCK_SKEW_SECONDS: i64 = 60;
 
 /// An operator whose certificate and record agree.
-pub struct Caller(Operator);
+pub struct Caller {
+    operator: Operator,
+    /// When its certificate ends, in Unix seconds.
+    expires_at: i64,
+}
 
 impl Caller {
     /// Its record.
     pub(super) fn operator(&self) -> &Operator {
-        &self.0
+        &self.operator
+    }
+
+    /// When its certificate ends, in Unix seconds.
+    pub(super) fn expires_at(&self) -> i64 {
+        self.expires_at
     }
 
     /// Its role in `tenant`, that for all tenants included.
     pub(super) fn role_in(&self, tenant: &str) -> Role {
         let here = |r: &&seks_proto::wire::RoleBinding| r.tenant == tenant || r.tenant == EVERYWHERE;
-        self.0.roles.iter().filter(here).map(|r| r.role()).max().unwrap_or(Role::Unspecified)
+        self.operator.roles.iter().filter(here).map(|r| r.role()).max().unwrap_or(Role::Unspecified)
     }
 
     /// Its role for the fleet.
@@ -176,7 +185,7 @@ pub(super) async fn identify(admin: &Admin, extensions: &Extensions) -> Result<C
     let refused = || Problem::denied("the certificate is not that of an operator");
     let peer = admin.authority().identities().of(extensions).ok_or_else(refused)?;
     if peer.is_expired() {
-        return Err(Problem::denied("the certificate has expired: connect with a new one"));
+        return Err(Problem::certificate_expired());
     }
     let Identity::Operator(name) = peer.identity else { return Err(refused()) };
     let operator = admin.registry().operator(&name).await?.ok_or_else(refused)?;
@@ -186,7 +195,7 @@ pub(super) async fn identify(admin: &Admin, extensions: &Extensions) -> Result<C
     if operator.enrolment.is_empty() && peer.signed_at + CLOCK_SKEW_SECONDS < operator.created_at {
         return Err(refused());
     }
-    Ok(Caller(operator))
+    Ok(Caller { operator, expires_at: peer.expires_at })
 }
 
 /// Decides whether `caller` may use `method` on the tenant that its message names.

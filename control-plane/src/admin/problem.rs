@@ -57,6 +57,11 @@ impl Problem {
         Self::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
     }
 
+    /// The caller's certificate has ended, before the call or during it.
+    pub(super) fn certificate_expired() -> Self {
+        Self::denied("the certificate has expired: connect with a new one")
+    }
+
     /// The only way to say that something isn't there: absent and out of sight must read the same.
     pub(super) fn not_found(kind: &'static str, name: &str) -> Self {
         Self::new(Code::NotFound, "NOT_FOUND", format!("{kind} `{name}` not found"))

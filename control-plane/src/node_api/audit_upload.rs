@@ -19,7 +19,10 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::stream_end::StreamEnd;
 use crate::{
+    authority::Peer,
+    clock,
     fleet::membership::Member,
     node_api::session::Shared,
     rate::{Rate, RateLimits},
@@ -58,11 +61,13 @@ impl AuditUploads {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn member<T>(&self, request: &Request<T>) -> Result<(NodeId, Member), Status> {
-        let peer = self.shared.identities.of(request.extensions());
-        let peer = peer.filter(|peer| !peer.is_expired());
-        let member = peer.and_then(|peer| self.shared.fleet.members.admit(&peer));
-        member.ok_or_else(|| Status::unauthenticated("the certificate of a node of the fleet is needed"))
+    fn member<T>(&self, request: &Request<T>) -> Result<(NodeId, Member, Peer), Status> {
+        let peer = self.shared.identities.of(request.extensions()).filter(|peer| !peer.is_expired());
+        let admitted = peer.and_then(|peer| {
+            let (node, member) = self.shared.fleet.members.admit(&peer)?;
+            Some((node, member, peer))
+        });
+        admitted.ok_or_else(|| Status::unauthenticated("the certificate of a node of the fleet is needed"))
     }
 }
 
@@ -74,7 +79,7 @@ impl audit_trail_server::AuditTrail for AuditUploads {
         &self,
         request: Request<OpenSegmentsRequest>,
     ) -> Result<Response<OpenSegmentsResponse>, Status> {
-        let (node, _) = self.member(&request)?;
+        let (node, ..) = self.member(&request)?;
         if self.openings.try_acquire(&node, OPENINGS).is_err() {
             return Err(Status::resource_exhausted("segments of this node are opened too often"));
         }
@@ -90,7 +95,7 @@ impl audit_trail_server::AuditTrail for AuditUploads {
     }
 
     async fn upload(&self, request: Request<Streaming<AuditUpload>>) -> Result<Response<Self::UploadStream>, Status> {
-        let (node, member) = self.member(&request)?;
+        let (node, member, peer) = self.member(&request)?;
         if self.starts.try_acquire(&node, STARTS).is_err() {
             return Err(Status::resource_exhausted("uploads of this node begin too often"));
         }
@@ -108,6 +113,7 @@ impl audit_trail_server::AuditTrail for AuditUploads {
             let end = tokio::select! {
                 end = upload.run() => end,
                 () = revoked.cancelled() => Err(Status::permission_denied("the node was revoked")),
+                () = clock::wait_until(peer.expires_at) => Err(Status::from(&StreamEnd::Expired)),
                 () = stop.cancelled() => Err(Status::unavailable("this replica is about to stop")),
             };
             if let Err(status) = end {

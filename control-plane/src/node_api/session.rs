@@ -49,7 +49,7 @@ use self::{
 use crate::{
     authority::{Identities, Identity, Peer},
     changefeed::{ChangeFeed, scope::NodeScope},
-    clock::unix_now,
+    clock::{self, unix_now},
     epoch::Epoch,
     fleet::{Fleet, membership::Member, registration},
     lifecycle::Lifecycle,
@@ -70,8 +70,6 @@ const MAX_NACKS: u32 = 3;
 /// The time before the end of a node's certificate at which the replica asks the node to reconnect.
 /// The node has renewed at half of the certificate's lifetime.
 const RENEWAL_SECONDS: i64 = 30;
-/// How often the wall clock is compared with the end of a certificate.
-const CLOCK_POLL_SECONDS: u64 = 10;
 /// In how many groups nodes are sent away.
 const DRAIN_SLOTS: u64 = 64;
 /// Streams that one node may begin. Each costs a read of the store, and may cost a write.
@@ -261,8 +259,8 @@ async fn serve_stream(
     let stopped = shared.lifecycle.stop.clone().cancelled_owned().map(|()| ControlEvent::Stopped);
     let _guard = StreamGuard { shared, node: session.node.clone(), stream };
     outbound.send(ToNode::Welcome(welcome))?;
-    let renewal = certificate_at(expires_at - RENEWAL_SECONDS).map(|()| ControlEvent::Renewal);
-    let expired = certificate_at(expires_at).map(|()| ControlEvent::Expired);
+    let renewal = clock::wait_until(expires_at - RENEWAL_SECONDS).map(|()| ControlEvent::Renewal);
+    let expired = clock::wait_until(expires_at).map(|()| ControlEvent::Expired);
     let mut control =
         vec![fenced.boxed(), revoked.boxed(), session.drain_slot().boxed(), stopped.boxed(), expired.boxed()];
     // A node that comes with a certificate that is about to end has no other: telling it to come
@@ -294,18 +292,6 @@ enum ControlEvent {
     Expired,
     /// Time to look whether the stream is alive.
     LivenessCheck,
-}
-
-/// Ready at `at` of the wall clock, in unix seconds, which is looked at from time to time: it may
-/// be set.
-async fn certificate_at(at: i64) {
-    loop {
-        let left = u64::try_from(at.saturating_sub(unix_now())).unwrap_or(0);
-        if left == 0 {
-            return;
-        }
-        sleep(Duration::from_secs(left.min(CLOCK_POLL_SECONDS))).await;
-    }
 }
 
 /// Each is looked at when it has happened, instead of with every message: a thousand streams that
@@ -385,30 +371,12 @@ impl Session {
             }
             tokio::select! {
                 biased;
-                Some(what) = control.next() => match what {
-                    ControlEvent::Fenced => {
-                        let fence = wire::Fence { epoch: self.epoch(), reason: StreamEnd::Fenced.to_string(), revision: 0 };
-                        let _ = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::Fence(fence))).await;
-                        return Err(StreamEnd::Fenced);
-                    }
-                    ControlEvent::Revoked => return Err(StreamEnd::Revoked),
-                    ControlEvent::Stopped => return Err(StreamEnd::Stopped),
-                    ControlEvent::Expired => return Err(StreamEnd::Expired),
-                    what @ (ControlEvent::DrainSlot | ControlEvent::Renewal) => {
-                        let reason = match what {
-                            ControlEvent::DrainSlot => "this replica is about to stop",
-                            _ => "the node's certificate is about to expire",
-                        };
-                        let go = wire::GoAway { reason: reason.into() };
-                        // Who doesn't even read that, isn't waited for.
-                        if let Ok(sent) = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::GoAway(go))).await {
-                            sent?;
-                        }
-                    }
+                Some(event) = control.next() => match event {
                     ControlEvent::LivenessCheck => match heard.min(moved) + patience {
                         due if due <= Instant::now() => return Err(StreamEnd::Stuck),
                         due => control.push(check_at(due)),
                     },
+                    event => self.handle_control_event(event, outbound).await?,
                 },
                 message = inbound.message() => {
                     heard = Instant::now();
@@ -429,6 +397,26 @@ impl Session {
                 _ = barrier.next(), if waiting && self.renew.is_some() => {}
             }
         }
+    }
+
+    /// Ends the stream, or asks the node to reconnect.
+    async fn handle_control_event(&mut self, event: ControlEvent, outbound: &mut Outbound) -> Result<(), StreamEnd> {
+        let reason = match event {
+            ControlEvent::Fenced => {
+                let fence = wire::Fence { epoch: self.epoch(), reason: StreamEnd::Fenced.to_string(), revision: 0 };
+                let _ = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::Fence(fence))).await;
+                return Err(StreamEnd::Fenced);
+            }
+            ControlEvent::Revoked => return Err(StreamEnd::Revoked),
+            ControlEvent::Stopped => return Err(StreamEnd::Stopped),
+            ControlEvent::Expired => return Err(StreamEnd::Expired),
+            ControlEvent::LivenessCheck => return Ok(()),
+            ControlEvent::DrainSlot => "this replica is about to stop",
+            ControlEvent::Renewal => "the node's certificate is about to expire",
+        };
+        let go = wire::GoAway { reason: reason.into() };
+        // The replica does not wait for a node that does not read that.
+        timeout(CLOSE_TIMEOUT, send(outbound, ToNode::GoAway(go))).await.unwrap_or(Ok(()))
     }
 
     /// Ready when it is this node's turn to move: a thousand at once would keep each other from it.

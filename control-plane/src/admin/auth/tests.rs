@@ -96,7 +96,7 @@ fn caller(tenant: &str, role: Role) -> Caller {
         Role::Unspecified => vec![RoleBinding { tenant: "other".into(), role: Role::Owner.into() }],
         role => vec![RoleBinding { tenant: tenant.into(), role: role.into() }],
     };
-    Caller(Operator { name: "op".into(), roles, ..Operator::default() })
+    Caller { operator: Operator { name: "op".into(), roles, ..Operator::default() }, expires_at: i64::MAX }
 }
 
 #[test]
@@ -160,7 +160,8 @@ fn names_that_no_tenant_can_have_are_invalid_for_everyone() {
 fn the_highest_of_several_roles_counts() {
     let roles = [("*", Role::Viewer), ("acme", Role::Editor)];
     let roles = roles.map(|(t, r)| RoleBinding { tenant: t.into(), role: r.into() }).to_vec();
-    let caller = Caller(Operator { name: "op".into(), roles, ..Operator::default() });
+    let caller =
+        Caller { operator: Operator { name: "op".into(), roles, ..Operator::default() }, expires_at: i64::MAX };
     assert!(authorize(&caller, Method::IssueToken, "acme").is_ok());
     assert!(authorize(&caller, Method::IssueToken, "globex").is_err());
     assert!(authorize(&caller, Method::ListTokens, "globex").is_ok());
