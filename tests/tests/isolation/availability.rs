@@ -6,6 +6,7 @@ mod attackers;
 mod collector;
 mod descriptors;
 mod frames;
+mod joins;
 mod listeners;
 mod logs;
 mod soak;

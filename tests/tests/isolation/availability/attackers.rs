@@ -24,6 +24,7 @@ pub type Deed = Arc<dyn Fn(TcpStream) -> futures_util::future::BoxFuture<'static
 pub struct Attack {
     tasks: Vec<JoinHandle<()>>,
     opened: Arc<AtomicU64>,
+    closed: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -41,20 +42,25 @@ pub async fn connect(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream>
 }
 
 impl Attack {
-    /// Holds `connections` to `to`, spread over `sources` addresses. Returns when all of them have
-    /// been opened once.
+    /// Holds `connections` to `to`. Each comes from the next of `sources` addresses whenever it is
+    /// opened. Returns when all of them have been opened once.
     pub fn start(to: SocketAddr, connections: usize, sources: usize, deed: Deed) -> Self {
-        let (opened, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (opened, closed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..connections).map(|n| {
-            let (deed, opened, stop) = (deed.clone(), opened.clone(), stop.clone());
+            let (deed, opened, closed, stop) = (deed.clone(), opened.clone(), closed.clone(), stop.clone());
             seks_tests::runtime().spawn(async move {
                 let mut first = true;
-                while !stop.load(Relaxed) {
-                    if let Ok(stream) = connect(source(n % sources), to).await {
+                for round in 0.. {
+                    if stop.load(Relaxed) {
+                        return;
+                    }
+                    if let Ok(stream) = connect(source((n + round * connections) % sources), to).await {
                         if std::mem::take(&mut first) {
                             opened.fetch_add(1, Relaxed);
                         }
                         deed(stream).await;
+                        closed.fetch_add(1, Relaxed);
                     }
                     // A client that is closed comes back, as fast as one task of many gets its
                     // turn.
@@ -62,11 +68,16 @@ impl Attack {
                 }
             })
         });
-        let attack = Self { tasks: tasks.collect(), opened, stop };
+        let attack = Self { tasks: tasks.collect(), opened, closed, stop };
         seks_tests::process::wait_for("the attackers' connections", || {
             (attack.opened.load(Relaxed) >= connections as u64).then_some(())
         });
         attack
+    }
+
+    /// Connections that the other end has closed so far.
+    pub fn closed(&self) -> u64 {
+        self.closed.load(Relaxed)
     }
 }
 
