@@ -23,3 +23,4 @@ mod replicas;
 mod restart;
 mod rollback;
 mod scope;
+mod versions;
