@@ -75,6 +75,7 @@ fn run(cli: args::Cli) -> error::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_park(seks_runtime::memory_release::release_on_park)
         .build()
         .map_err(|e| error::CliError::new(error::Exit::Failed, "start", error::plain_io(&e)))?;
     runtime.block_on(commands::run(&cli.global, cli.command, args::Cli::command()))

@@ -11,7 +11,9 @@ use seks_runtime::{
     self as runtime, Exit,
     alloc::{self, Allocator},
     config::{ConfigError, Loader},
-    descriptors, harden, logs, probes, reload, service_manager,
+    descriptors, harden, logs,
+    memory_release::release_on_park,
+    probes, reload, service_manager,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -153,7 +155,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         let listen = listen.ok_or_else(|| Failure::usage(&"telemetry.metrics_listen: is missing"))?;
         return probes::check_ready(listen).map_err(|why| Failure::new(Exit::Failed, &format!("not ready: {why}")));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(release_on_park).build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let located = |failure: Failure| failure.located(file.as_deref());
     if arguments.check_config {

@@ -13,7 +13,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use rustls_pki_types::CertificateDer;
 use seks_network::address::DialGuard;
 use seks_proto::wire::{DESCRIPTORS, admin_server::AdminServer};
-use seks_runtime::{probes, telemetry::Telemetry};
+use seks_runtime::{memory_release::release_after_deletes, probes, telemetry::Telemetry};
 use seks_types::id::OperatorName;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{
@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     admin::{self, Admin, Edge},
+    authenticated::Authenticated,
     authority::Authority,
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
@@ -177,17 +178,29 @@ impl ControlPlane {
             disks: config.disks(),
         };
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
-        let admin = plane.runtimes.admin();
-        plane.tasks.spawn_on(refresher.run(plane.stop.clone()), &admin);
-        plane.tasks.spawn_on(trust_refresher.run(plane.stop.clone()), &admin);
         trail::log_state(plane.distribution.trail());
         plane.keep_trail(config, here);
-        plane.tasks.spawn_on(janitor(Arc::clone(registry), plane.stop.clone()), &admin);
-        let upgrade = Upgrade { registry: Arc::clone(registry), records: Arc::clone(records) };
-        plane.tasks.spawn_on(upgrade.run(plane.distribution.clone(), plane.stop.clone()), &admin);
+        plane.start_tasks(refresher, trust_refresher, records);
         let metrics = plane.metrics_addr.map(tracing::field::display);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, metrics, store = store.kind(), "serving");
         Ok(plane)
+    }
+
+    /// Starts what an operator's calls do not wait for.
+    fn start_tasks(
+        &self,
+        refresher: Arc<Refresher>,
+        trust_refresher: Arc<TrustRefresher>,
+        records: &Arc<Authenticated>,
+    ) {
+        let admin = self.runtimes.admin();
+        let releases = release_after_deletes(vec![admin.clone(), self.runtimes.distribution()]);
+        self.tasks.spawn_on(self.stop.clone().run_until_cancelled_owned(releases), &admin);
+        self.tasks.spawn_on(refresher.run(self.stop.clone()), &admin);
+        self.tasks.spawn_on(trust_refresher.run(self.stop.clone()), &admin);
+        self.tasks.spawn_on(janitor(Arc::clone(&self.registry), self.stop.clone()), &admin);
+        let upgrade = Upgrade { registry: Arc::clone(&self.registry), records: Arc::clone(records) };
+        self.tasks.spawn_on(upgrade.run(self.distribution.clone(), self.stop.clone()), &admin);
     }
 
     async fn serve_operators(

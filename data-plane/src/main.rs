@@ -9,7 +9,9 @@ use seks_runtime::{
     self as runtime, Exit,
     alloc::{self, Allocator},
     config::{ConfigError, Loader},
-    descriptors, harden, logs, probes, reload, service_manager,
+    descriptors, harden, logs,
+    memory_release::release_on_park,
+    probes, reload, service_manager,
     shutdown::Shutdown,
     telemetry::Telemetry,
 };
@@ -86,7 +88,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         let listen = config.telemetry.metrics_listen.unwrap_or(seks_data_plane::METRICS_LISTEN);
         return probes::check_ready(listen).map_err(|why| Failure::new(Exit::Failed, &format!("not ready: {why}")));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(release_on_park).build();
     let runtime = runtime.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let file = arguments.config.clone();
     let done = match arguments.check_config {

@@ -16,10 +16,11 @@ use seks_protocol::SessionError;
 use seks_runtime::{
     DedicatedRuntime, Exit, descriptors,
     exit::is_machines_fault,
+    memory_release::release_after_deletes,
     run_blocking,
     telemetry::{Telemetry, TelemetryError},
 };
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -278,12 +279,8 @@ impl Node {
             metrics.count_spool(move || spool.state());
         }
         afford_connections(&mut config);
-        let balancers = Balancers::new(config.proxy.proxy_protocol_from.clone());
-        metrics.edge().balancers(balancers.clone());
-        let limits = server::Limits { balancers, ..config.proxy.limits.of_listener() };
-        let listener =
-            Listener::bind("proxy.listen", config.proxy.listen, config.proxy.tls.as_ref(), limits.clone()).await?;
-        let proxy_addr = listener.address();
+        let Listeners { proxy: listener, forward } = Listeners::bind(&config, &metrics).await?;
+        let (proxy_addr, forward_addr) = (listener.address(), forward.as_ref().map(Listener::address));
         let proxy_end = listener.certificate_end();
         metrics.certificates(move || {
             let own = own_end.as_ref().map(|end| ("node", end.load(Relaxed)));
@@ -295,20 +292,6 @@ impl Node {
         let sink = (telemetry, spool.clone());
         let audit = Audit::new(sink, metrics.clone(), config.audit.mode, node.clone(), &config.node.region)?;
         let own = config.own.clone();
-        own.add(proxy_addr);
-        let forward = match &config.forward_proxy {
-            Some(forward) => Some(
-                Listener::bind("forward_proxy.listen", forward.listen, None, limits)
-                    .await
-                    .map_err(StartError::ForwardListen)?,
-            ),
-            None => None,
-        };
-        let forward_addr = forward.as_ref().map(Listener::address);
-        forward_addr.into_iter().for_each(|address| own.add(address));
-        let mut listeners = vec![("proxy", listener.connections().clone())];
-        listeners.extend(forward.as_ref().map(|forward| ("forward_proxy", forward.connections().clone())));
-        metrics.edge().listeners(listeners);
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);
         let proxy = Arc::new(Proxy::new(table.clone(), audit, config)?);
         let health = Health::new(table.clone(), metrics.clone(), lame_duck.clone());
@@ -321,6 +304,8 @@ impl Node {
         let export = spool.clone().zip(sender).map(|(spool, sender)| SpanExport::start(spool, sender, node));
         let threads = Threads::start()?;
         threads.sync.handle().spawn(end.clone().run_until_cancelled_owned(sweep(table.clone(), metrics)));
+        let runtimes = vec![Handle::current(), threads.sync.handle().clone(), threads.lease.handle().clone()];
+        tokio::spawn(end.clone().run_until_cancelled_owned(release_after_deletes(runtimes)));
         let serving = tokio::spawn(serve(listener, forward, proxy, stop.clone()));
         Ok(Self {
             proxy_addr,
@@ -408,6 +393,34 @@ impl Drop for Node {
         if let Some(serving) = self.serving.take() {
             serving.abort();
         }
+    }
+}
+
+/// The listeners for agents.
+struct Listeners {
+    proxy: Listener,
+    forward: Option<Listener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config, metrics: &Metrics) -> Result<Self, StartError> {
+        let balancers = Balancers::new(config.proxy.proxy_protocol_from.clone());
+        metrics.edge().balancers(balancers.clone());
+        let limits = server::Limits { balancers, ..config.proxy.limits.of_listener() };
+        let tls = config.proxy.tls.as_ref();
+        let proxy = Listener::bind("proxy.listen", config.proxy.listen, tls, limits.clone()).await?;
+        let forward = match &config.forward_proxy {
+            Some(forward) => {
+                let bound = Listener::bind("forward_proxy.listen", forward.listen, None, limits).await;
+                Some(bound.map_err(StartError::ForwardListen)?)
+            }
+            None => None,
+        };
+        let mut connections = vec![("proxy", proxy.connections().clone())];
+        connections.extend(forward.as_ref().map(|forward| ("forward_proxy", forward.connections().clone())));
+        metrics.edge().listeners(connections);
+        [Some(&proxy), forward.as_ref()].into_iter().flatten().for_each(|listener| config.own.add(listener.address()));
+        Ok(Self { proxy, forward })
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use seks_proto::wire::{self, change::Change, remove::What};
+use seks_runtime::memory_release::records_deleted;
 use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName, TokenId};
 
 use self::{
@@ -136,6 +137,8 @@ impl MaterializedTable {
 
     fn take_changes(&mut self, changes: Vec<Write>) -> Vec<TableChange> {
         let mut change_set = ChangeSet::default();
+        let deletes = changes.iter().filter(|change| matches!(change, Write::Delete(_))).count();
+        records_deleted(deletes as u64);
         for change in changes {
             self.write(change, &mut change_set);
         }

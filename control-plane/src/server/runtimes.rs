@@ -2,6 +2,7 @@
 
 use std::{io, num::NonZero, thread::available_parallelism};
 
+use seks_runtime::memory_release::release_on_park;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     task::JoinError,
@@ -53,7 +54,8 @@ fn handle(runtime: Option<&Runtime>) -> Handle {
 }
 
 fn start(name: &str, threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_name(name).enable_all().on_thread_park(release_on_park).build()
 }
 
 /// Runs `task` on the runtime of `handle`, and waits for it.

@@ -8,6 +8,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::memory_release::release_on_park;
+
 /// Threads of a dedicated runtime for blocking file and name operations.
 const BLOCKING_THREADS: usize = 4;
 
@@ -30,6 +32,7 @@ impl DedicatedRuntime {
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name(name)
+            .on_thread_park(release_on_park)
             .build()?;
         let handle = runtime.handle().clone();
         let (running, ended) = oneshot::channel::<()>();

@@ -12,6 +12,7 @@ pub mod harden;
 pub mod http2;
 pub mod jitter;
 pub mod logs;
+pub mod memory_release;
 pub mod openmetrics;
 pub mod private_file;
 pub mod probes;

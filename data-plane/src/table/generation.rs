@@ -17,6 +17,7 @@ use dashmap::DashMap;
 use ipnet::IpNet;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use seks_policy::Policies;
+use seks_runtime::memory_release::records_deleted;
 use seks_service::Service;
 use seks_types::{
     id::{AgentName, CredentialName, ServiceName, TenantName},
@@ -320,6 +321,7 @@ impl Generation {
             self.checksum().remove(token.tenant(), &place.0);
             self.remove_trust(&token);
             cut_token(&token);
+            records_deleted(1);
         } else if let Some((_, tenant)) = self.refused.remove(&place) {
             self.checksum().remove(&tenant, &place.0);
         }
@@ -328,6 +330,7 @@ impl Generation {
     pub(super) fn remove_tenant(&self, tenant: &TenantName) {
         let directory = self.directories.write().remove(tenant);
         self.checksum().remove_tenant(tenant);
+        let held = self.tokens.len();
         self.tokens.retain(|_, token| {
             let keep = token.tenant() != tenant;
             if !keep {
@@ -341,6 +344,7 @@ impl Generation {
         });
         self.revoked.retain(|_, revoked| revoked.tenant != *tenant);
         self.refused.retain(|_, of| **of != *tenant);
+        records_deleted(held.saturating_sub(self.tokens.len()) as u64);
         if let Some(directory) = directory {
             directory.tenant.remove_policies();
             directory.tenant.changed();
@@ -350,6 +354,7 @@ impl Generation {
     /// Another generation has taken its place: every request in flight looks there for what it was
     /// decided on.
     pub(super) fn superseded(&self) {
+        records_deleted(self.tokens.len() as u64);
         let directories: Vec<_> = self.directories.read().values().cloned().collect();
         directories.iter().for_each(|d| d.tenant.changed());
     }
@@ -361,11 +366,26 @@ impl Generation {
 
     /// Forgets tombstones that have run out, and slots and terms that nothing uses.
     pub(super) fn sweep(&self, now: i64) {
+        let held = self.revoked.len();
         self.revoked.retain(|_, revoked| revoked.until > now);
+        records_deleted(held.saturating_sub(self.revoked.len()) as u64);
+        shrink_if_sparse(&self.tokens);
+        shrink_if_sparse(&self.revoked);
         let directories: Vec<_> = self.directories.read().values().cloned().collect();
         for directory in directories {
             directory.sweep();
         }
+    }
+}
+
+/// Capacity up to which a map keeps its room: 64 shards of 256 entries.
+const KEPT_CAPACITY: usize = SHARDS * 256;
+
+/// Gives back the room of what was removed, once that is most of it.
+fn shrink_if_sparse<T>(map: &DigestMap<T>) {
+    let capacity = map.capacity();
+    if capacity > KEPT_CAPACITY && map.len() < capacity / 8 {
+        map.shrink_to_fit();
     }
 }
 

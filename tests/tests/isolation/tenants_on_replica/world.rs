@@ -91,10 +91,12 @@ impl World {
 
     /// Resident memory of the control plane, in bytes.
     pub fn control_rss(&mut self) -> u64 {
-        let pid = self.sandbox.control().id();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        resident_bytes(self.sandbox.control().id())
+    }
+
+    /// Resident memory of the node, in bytes.
+    pub fn node_rss(&mut self) -> u64 {
+        resident_bytes(self.sandbox.process().id())
     }
 
     /// One request of an agent of `default`: its status, and how long it took.
@@ -117,6 +119,12 @@ impl World {
         let revoked = root.revoke_token(revoke).await.unwrap().into_inner();
         (revoked.enforcement.unwrap_or_default().enforced, began.elapsed())
     }
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// A file of `bytes` bytes of policies that are all right.
