@@ -340,14 +340,22 @@ impl ConfigError {
     }
 }
 
+fn fail(key: &'static str, reason: &str) -> Result<(), ConfigError> {
+    Err(ConfigError::new(key, reason))
+}
+
 impl Config {
     /// Checks what the types can't: names, ranges and files that must be there.
     ///
     /// # Errors
     /// The first key that is wrong, and why.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let fail = |key, reason: &str| Err(ConfigError::new(key, reason));
-        let limits = &self.proxy.limits;
+        self.check_names()?;
+        self.check_limits()?;
+        self.check_times()
+    }
+
+    fn check_names(&self) -> Result<(), ConfigError> {
         if !self.node.name.is_empty() && !seks_types::id::is_name(&self.node.name) {
             return fail("node.name", "1 to 63 of a-z, 0-9 and `-`");
         }
@@ -365,6 +373,11 @@ impl Config {
         if tenant.is_some_and(|t| !seks_types::id::is_name(t)) {
             return fail("forward_proxy.tenant", "1 to 63 of a-z, 0-9 and `-`");
         }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let limits = &self.proxy.limits;
         if !(1024..=1 << 20).contains(&limits.header_bytes) {
             return fail("proxy.limits.header_bytes", "1,024 to 1,048,576");
         }
@@ -380,14 +393,8 @@ impl Config {
         if !(1..=1_000_000).contains(&limits.wrong_tokens_per_second) {
             return fail("proxy.limits.wrong_tokens_per_second", "1 to 1,000,000");
         }
-        if limits.drain_delay > Duration::from_secs(300) {
-            return fail("proxy.limits.drain_delay", "at most 5min");
-        }
         if !(16 << 20..=1 << 40).contains(&self.audit.spool_bytes) {
             return fail("audit.spool_bytes", "16 MiB to 1 TiB, in bytes");
-        }
-        if !(Duration::from_secs(3600)..=Duration::from_secs(366 * 24 * 3600)).contains(&self.audit.spool_age) {
-            return fail("audit.spool_age", "1 hour to 1 year");
         }
         let largest = limits.inspect_bytes.max(limits.signed_bytes);
         if limits.tenant_buffered_bytes < largest || limits.buffered_bytes < limits.tenant_buffered_bytes {
@@ -395,6 +402,17 @@ impl Config {
                 "proxy.limits.tenant_buffered_bytes",
                 "at least inspect_bytes and signed_bytes, and at most buffered_bytes",
             );
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        let limits = &self.proxy.limits;
+        if limits.drain_delay > Duration::from_secs(300) {
+            return fail("proxy.limits.drain_delay", "at most 5min");
+        }
+        if !(Duration::from_secs(3600)..=Duration::from_secs(366 * 24 * 3600)).contains(&self.audit.spool_age) {
+            return fail("audit.spool_age", "1 hour to 1 year");
         }
         for (key, time) in [
             ("proxy.limits.header_timeout", limits.header_timeout),

@@ -277,6 +277,10 @@ impl Metrics {
         let overhead = std::iter::once((String::new(), &self.inner.overhead));
         histogram::render("seks_proxy_overhead_seconds", "Requests without their upstream.", overhead, &mut out);
         self.render_gauges(&mut out);
+        self.render_counters(&mut out);
+        self.render_tenant_limits(&mut out);
+        out.push_str(&logs::metrics());
+        out.push_str(&process::metrics());
         self.render_certificates(&mut out);
         let limited = self.inner.limited.get().map_or(0, |limited| limited());
         let _ = write!(
@@ -293,9 +297,8 @@ impl Metrics {
 
     fn render_gauges(&self, out: &mut String) {
         let table = (self.inner.table)();
-        let audit = &self.inner.audit;
-        let BufferState { held, refused } = self.inner.buffers.get().map(|buffers| buffers()).unwrap_or_default();
-        let spool = self.inner.spool.get().map(|spool| spool()).unwrap_or_default();
+        let spool = self.spool_state();
+        let export_backlog = self.inner.audit.len() as u64 + spool.export_backlog;
         let gauges: [(&str, &str, f64); 13] = [
             ("seks_audit_spool_bytes", "Audit records on disk that no control plane has taken.", spool.bytes as f64),
             ("seks_audit_spool_limit_bytes", "The most that seks_audit_spool_bytes may be.", spool.limit as f64),
@@ -320,22 +323,32 @@ impl Metrics {
                 "This machine's wall clock ahead of the control plane's; negative: behind.",
                 table.clock_skew_seconds,
             ),
-            (
-                "seks_audit_queue",
-                "Audit records that the collector has not confirmed.",
-                (audit.len() as u64 + spool.export_backlog) as f64,
-            ),
-            ("seks_body_buffer_bytes", "Memory of bodies that are looked into.", held as f64),
+            ("seks_audit_queue", "Audit records that the collector has not confirmed.", export_backlog as f64),
+            ("seks_body_buffer_bytes", "Memory of bodies that are looked into.", self.buffer_state().held as f64),
         ];
         for (name, help, value) in gauges {
             // Writing to a String can't fail.
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
         }
+    }
+
+    fn spool_state(&self) -> SpoolState {
+        self.inner.spool.get().map(|spool| spool()).unwrap_or_default()
+    }
+
+    fn buffer_state(&self) -> BufferState {
+        self.inner.buffers.get().map(|buffers| buffers()).unwrap_or_default()
+    }
+
+    fn render_counters(&self, out: &mut String) {
+        let spool = self.spool_state();
+        let dropped = self.inner.audit.dropped() + spool.dropped + spool.export_dropped + spool.spans_refused;
+        let refused = self.buffer_state().refused;
         let counters = [
             (
                 "seks_audit_dropped_total",
                 "Audit records that were not recorded, and spans that the collector will never have.",
-                audit.dropped() + spool.dropped + spool.export_dropped + spool.spans_refused,
+                dropped,
             ),
             ("seks_audit_recorded_total", "Audit records written to disk.", spool.recorded),
             ("seks_audit_uploaded_total", "Audit records that a control plane has acknowledged.", spool.uploaded),
@@ -366,6 +379,9 @@ impl Metrics {
         for (name, help, value) in counters {
             let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
         }
+    }
+
+    fn render_tenant_limits(&self, out: &mut String) {
         let name = "seks_tenant_limited_total";
         let _ = write!(
             out,
@@ -374,8 +390,6 @@ impl Metrics {
         for (limit, count) in self.inner.bounds.get().map(|bounds| bounds()).iter().flatten() {
             let _ = writeln!(out, "{name}{{limit=\"{limit}\"}} {count}");
         }
-        out.push_str(&logs::metrics());
-        out.push_str(&process::metrics());
     }
 
     fn render_certificates(&self, out: &mut String) {

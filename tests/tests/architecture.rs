@@ -156,6 +156,44 @@ fn files_stay_short_and_modules_have_names() {
     assert!(unnamed.is_empty(), "mod.rs: {unnamed:?}");
 }
 
+/// The functions of a formatted file that have more than `most` lines: name and lines.
+fn long_functions(source: &Source, most: usize) -> Vec<String> {
+    let end = source.text.find("#[cfg(test)]\nmod tests").unwrap_or(source.text.len());
+    let lines: Vec<&str> = source.text[..end].lines().collect();
+    let mut long = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let Some(at) = code.find("fn ").filter(|_| !code.starts_with("//")) else { continue };
+        let is_item = code[..at].split_whitespace().all(|word| {
+            word.starts_with("pub") || word.ends_with(')') || ["const", "async", "unsafe", "in"].contains(&word)
+        });
+        let body = lines[start..].iter().position(|line| line.ends_with(['{', '}', ';']));
+        let Some(body) = body.map(|at| start + at).filter(|at| is_item && lines[*at].ends_with('{')) else { continue };
+        let end = format!("{}}}", &line[..line.len() - code.len()]);
+        let Some(length) = lines[body..].iter().position(|line| **line == *end) else { continue };
+        let count = body + length + 1 - start;
+        if count > most {
+            let name: String = code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            long.push(format!("{}:{} {name}: {count} lines", source.path, start + 1));
+        }
+    }
+    long
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    const MOST_LINES: usize = 70;
+    /// Stages that are longer. The list may become shorter, and not longer.
+    const LONGER: &[&str] = &["data-plane/src/pipeline/authorize.rs", "data-plane/src/pipeline/inject.rs"];
+    let folders = ["proto/src", "crates", "control-plane/src", "data-plane/src", "cli/src"];
+    let product = folders.iter().flat_map(|f| sources(f)).filter(|source| !source.is_test());
+    let others: Vec<_> = product.filter(|source| !LONGER.contains(&source.path.as_str())).collect();
+    let long: Vec<String> = others.iter().flat_map(|source| long_functions(source, MOST_LINES)).collect();
+    assert!(long.is_empty(), "over {MOST_LINES} lines: {long:#?}");
+    let some = others.iter().flat_map(|source| long_functions(source, 10)).count();
+    assert!(some > 500, "{some}: functions are not found");
+}
+
 /// Comments fit in 100 columns. Exempt are table rows, code blocks, and a single word that is
 /// longer (a URL).
 #[test]
