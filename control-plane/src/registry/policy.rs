@@ -27,6 +27,9 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
     Some((key, Policy { tenant, id: id.to_string(), text, updated_at: now() }))
 }
 
+/// Reads of a tenant's policies while others commit, before the caller is told that it is busy.
+const LOAD_ROUNDS: usize = 8;
+
 impl Registry {
     /// What the tenant's services declare for policies. Read whether or not a policy uses it: to
     /// find out, the policy must be parsed, and only the policy workers do that.
@@ -134,26 +137,46 @@ impl Registry {
     /// The policies of a tenant, and the record that lists them. If the two differ in a policy that
     /// is not in `about`, another writer has changed the store, and the stored policies must not be
     /// taken for the intended ones.
+    ///
+    /// The two reads are of two revisions. A commit between them makes them differ, too, and it
+    /// changes the list. Both are then read again.
     pub(super) async fn load_policies(
         &self,
         tenant: &TenantName,
         about: impl Fn(&str) -> bool,
     ) -> Result<(Vec<Stored<Policy>>, Stored<PolicySet>), RegistryError> {
         let key = Key::PolicySet(tenant.clone());
-        let set = self.load::<PolicySet>(key.clone()).await?;
-        let all = self.load_all::<Policy>(&prefix::kind(tenant, KIND)).await?;
-        let now = PolicySet::of(all.iter().map(|stored| &stored.value));
-        let Some(set) = set else {
-            if self.store().is_authenticated() && !all.iter().all(|policy| about(&policy.value.id)) {
-                return Err(tampered(tenant, now.policies.iter().map(|policy| policy.id.clone())));
+        let mut set = self.load::<PolicySet>(key.clone()).await?;
+        for _ in 0..LOAD_ROUNDS {
+            let all = self.load_all::<Policy>(&prefix::kind(tenant, KIND)).await?;
+            let unlisted = self.unlisted(set.as_ref(), &all, &about);
+            if unlisted.is_empty() {
+                return Ok((all, set.unwrap_or(Stored { key, value: PolicySet::default(), modified: 0 })));
             }
-            return Ok((all, Stored { key, value: PolicySet::default(), modified: 0 }));
-        };
-        let mut differing = set.value.differs_in(&now).into_iter().filter(|id| !about(id)).peekable();
-        if differing.peek().is_some() {
-            return Err(tampered(tenant, differing));
+            let newest = self.load::<PolicySet>(key.clone()).await?;
+            if newest.as_ref().map(|set| set.modified) == set.as_ref().map(|set| set.modified) {
+                return Err(tampered(tenant, unlisted.into_iter()));
+            }
+            set = newest;
         }
-        Ok((all, set))
+        Err(StoreError::Conflict.into())
+    }
+
+    /// Ids of the policies that differ from `set`, without those in `about`.
+    fn unlisted(
+        &self,
+        set: Option<&Stored<PolicySet>>,
+        all: &[Stored<Policy>],
+        about: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let now = PolicySet::of(all.iter().map(|stored| &stored.value));
+        match set {
+            Some(set) => set.value.differs_in(&now).into_iter().filter(|id| !about(id)).collect(),
+            None if self.store().is_authenticated() && !all.iter().all(|policy| about(&policy.value.id)) => {
+                now.policies.iter().map(|policy| policy.id.clone()).collect()
+            }
+            None => Vec::new(),
+        }
     }
 
     /// Writes down which policies each tenant has, where that was never done. Returns of how many.
