@@ -39,6 +39,7 @@ What agents may use:
   agent        Principals that send requests
   token        Fake keys that agents present
   trust        Issuers of identity tokens that agents may use
+  limit        How much agents may do in a minute, a day or at once
   policy       Cedar policies: which agent may do what
   ca           The CA of HTTPS_PROXY mode
 

@@ -10,6 +10,7 @@ pub mod credential;
 pub mod dev;
 pub mod doctor;
 pub mod env;
+pub mod limit;
 pub mod node;
 pub mod operator;
 pub mod policy;
@@ -57,6 +58,9 @@ pub enum Command {
     /// Issuers of identity tokens that agents may use
     #[command(subcommand)]
     Trust(trust::Verb),
+    /// How much agents may do in a minute, a day or at once
+    #[command(subcommand)]
+    Limit(limit::Verb),
     /// Cedar policies: which agent may do what
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -109,6 +113,7 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Agent(verb) => agent::run(global, verb).await?,
         Command::Token(verb) => token::run(global, verb).await?,
         Command::Trust(verb) => trust::run(global, verb).await?,
+        Command::Limit(verb) => limit::run(global, verb).await?,
         Command::Policy(verb) => policy::run(global, verb).await?,
         Command::Apply(args) => apply::run(global, args).await?,
         Command::Export => apply::export(global).await?,

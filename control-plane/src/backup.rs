@@ -211,6 +211,7 @@ fn is_kept(key: &Key) -> bool {
         | Key::Tombstone(..)
         | Key::Policy(..)
         | Key::PolicySet(_)
+        | Key::LimitWindow(..)
         | Key::Request(..) => true,
     }
 }

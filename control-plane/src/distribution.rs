@@ -43,6 +43,7 @@ use crate::{
     lifecycle::Lifecycle,
     node_api::{
         NodeServer, Sessions,
+        limit_shares::LimitShares,
         session::{Limits, Shared},
     },
     registry::{Registry, UsageSource},
@@ -192,6 +193,7 @@ impl Distribution {
             replica: config.replica,
             lease: config.lease,
             limits: Limits::new(config.max_snapshots),
+            limit_shares: LimitShares::default(),
             lifecycle: lifecycle.clone(),
             trail: config.trail.clone(),
             streams: AtomicU64::new(1),

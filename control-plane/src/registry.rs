@@ -19,6 +19,7 @@ mod desired;
 mod error;
 mod janitor;
 mod join;
+mod limit_window;
 pub mod limits;
 mod mint;
 mod node;
@@ -47,6 +48,7 @@ pub use self::{
     bind::Rebound,
     desired::{Action, Desired, ObjectChange, ObjectKind, Outcome, TenantState},
     error::RegistryError,
+    limit_window::{Budget, Step},
     join::{Admission, JoinToken, Joining},
     operator::{EVERYWHERE, fresh_enrolment},
     page::PageRequest,

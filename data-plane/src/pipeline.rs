@@ -28,6 +28,7 @@ mod identity;
 pub(crate) mod in_flight;
 pub(crate) mod inject;
 pub(crate) mod inspected_body;
+pub(crate) mod limits;
 pub(crate) mod lookup;
 mod meaning;
 pub(crate) mod origin;

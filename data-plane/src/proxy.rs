@@ -29,6 +29,7 @@ use crate::{
         forward,
         in_flight::InFlight,
         inject::{self, Injected, Injection},
+        limits,
         lookup::{self, Identified},
         prepared::PreparedInjection,
         received_body::Received,
@@ -79,10 +80,17 @@ impl Proxy {
         let bounds = SharedLimits::new(&config.proxy.limits);
         let buffers = bounds.buffers.clone();
         audit.metrics().count_buffers(move || BufferState { held: buffers.held(), refused: buffers.refused() });
-        let (in_flight, shares) = (bounds.in_flight.clone(), upstreams.limits().clone());
+        let (in_flight, shares, limited) = (bounds.in_flight.clone(), upstreams.limits().clone(), table.clone());
         audit.metrics().count_bounds(move || {
             let [idle, services] = shares.reached();
-            [("in_flight", in_flight.refused()), ("idle_upstream_connections", idle), ("services", services)]
+            let (refused, shadowed) = limited.limit_slices().over();
+            [
+                ("in_flight", in_flight.refused()),
+                ("idle_upstream_connections", idle),
+                ("services", services),
+                ("policy", refused),
+                ("policy_shadow", shadowed),
+            ]
         });
         Ok(Self {
             table,
@@ -244,6 +252,10 @@ impl Proxy {
         for _ in 0..MAX_DECISIONS {
             let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
             let permitted = authorize::call(identified, body, &caller, terms, record).await?;
+            if record.has_uncounted_limits() {
+                // Boxed: it may wait, and has a timer.
+                Box::pin(limits::call(&permitted.identified.token, &self.table, record)).await?;
+            }
             let connected =
                 connect::call(permitted, &self.upstreams, &self.table, self.audit.metrics(), record).await?;
             connected.mask_path(record);

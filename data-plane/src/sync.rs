@@ -244,6 +244,7 @@ async fn stay_connected(
             end = Stream::run(endpoint, trust, &own, config, table, status, mark) => end,
             nearer = return_to_nearer(config, trust, &own, table, &selector) => StreamEnd::Nearer(nearer),
         };
+        table.limit_slices().stream_ended();
         status.update(|s| {
             s.connected = None;
             s.last_error = Some(end.to_string());

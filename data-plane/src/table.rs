@@ -15,6 +15,7 @@ mod entry;
 mod exchanged;
 mod generation;
 mod lease;
+mod limit_slices;
 mod rejected_credentials;
 mod staging;
 mod state;
@@ -49,6 +50,7 @@ pub use self::{
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     exchanged::Exchanged,
     lease::Lease,
+    limit_slices::{ConcurrentSlot, LimitSlices, OverLimit, Taken},
     rejected_credentials::{RejectedCredential, RejectedCredentials},
     staging::Staging,
     state::{AgentState, RecordCell, StillCompiling, TenantState},
@@ -83,6 +85,7 @@ pub struct Table {
     rejected_credentials: RejectedCredentials,
     exchanged: ExchangedTokens,
     unknown_keys: UnknownKeys,
+    limit_slices: LimitSlices,
 }
 
 impl Table {
@@ -101,6 +104,7 @@ impl Table {
             rejected_credentials: RejectedCredentials::default(),
             exchanged: ExchangedTokens::default(),
             unknown_keys: UnknownKeys::default(),
+            limit_slices: LimitSlices::default(),
         })
     }
 
@@ -141,6 +145,12 @@ impl Table {
     #[must_use]
     pub fn unknown_keys(&self) -> &UnknownKeys {
         &self.unknown_keys
+    }
+
+    /// What this node may spend of each limit.
+    #[must_use]
+    pub fn limit_slices(&self) -> &LimitSlices {
+        &self.limit_slices
     }
 
     /// An agent by name. From a [`TokenEntry`], [`TokenEntry::agent`] is the shorter way.

@@ -46,7 +46,9 @@ struct Labelled {
 type CertificateEnds = Box<dyn Fn() -> Vec<(&'static str, i64)> + Send + Sync>;
 
 /// Bounds of tenants, and how often each was reached.
-type TenantBounds = Box<dyn Fn() -> [(&'static str, u64); 3] + Send + Sync>;
+/// What a tenant has reached, and how often.
+type Bounds = [(&'static str, u64); 5];
+type TenantBounds = Box<dyn Fn() -> Bounds + Send + Sync>;
 
 /// Everything that a node counts. Cheap to clone.
 #[derive(Clone)]
@@ -249,7 +251,7 @@ impl Metrics {
     }
 
     /// Shows what `bounds` gives as `seks_tenant_limited_total`, by `limit`. The first call counts.
-    pub(crate) fn count_bounds(&self, bounds: impl Fn() -> [(&'static str, u64); 3] + Send + Sync + 'static) {
+    pub(crate) fn count_bounds(&self, bounds: impl Fn() -> Bounds + Send + Sync + 'static) {
         let _ = self.inner.bounds.set(Box::new(bounds)); // Err: there is one already
     }
 

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use seks_proto::wire::{self, change::Change, remove::What};
 use seks_runtime::memory_release::records_deleted;
-use seks_types::id::{AgentName, CredentialName, ServiceName, TenantName, TokenId};
+use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName, TokenId};
 
 use self::{
     encode::{agent, decode, encode, is_disabled, named, revoked},
@@ -99,6 +99,13 @@ impl MaterializedTable {
         let active = self.tenants.get(tenant).filter(|t| t.active)?;
         let credential = active.credential(tenant, name).filter(|credential| !credential.is_unbound());
         credential.map(|credential| credential.pools)
+    }
+
+    /// Whether a tenant has a policy of this id, and this agent.
+    pub(crate) fn has_limit(&self, tenant: &TenantName, id: &PolicyId, agent: Option<&AgentName>) -> bool {
+        self.tenants.get(tenant).is_some_and(|tenant| {
+            tenant.active && tenant.has_policy(id) && agent.is_none_or(|agent| tenant.agent(agent).is_some())
+        })
     }
 
     /// Whether there is a record that not every node can enforce.

@@ -10,7 +10,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 use seks_proto::wire;
 use seks_protocol::CHUNK_BYTES;
-use seks_types::id::{CredentialName, TenantName};
+use seks_types::id::{AgentName, CredentialName, PolicyId, TenantName};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -170,6 +170,11 @@ impl Snapshots {
     /// it.
     pub(crate) fn assigned(&self, tenant: &TenantName, credential: &CredentialName) -> Option<Arc<[String]>> {
         lock(&self.table).0.assigned(tenant, credential)
+    }
+
+    /// Whether a tenant has a policy of this id, and this agent.
+    pub(crate) fn has_limit(&self, tenant: &TenantName, id: &PolicyId, agent: Option<&AgentName>) -> bool {
+        lock(&self.table).0.has_limit(tenant, id, agent)
     }
 
     /// What a tenant has, and the quotas that are set for it.

@@ -35,7 +35,7 @@ use seks_proto::wire::{self, node_message::Message as FromNode, replica_message:
 use seks_protocol::{SessionKey, features};
 use seks_types::id::NodeId;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::WatchStream;
@@ -56,6 +56,7 @@ use crate::{
     node_api::{
         grpc_stream::{self, Inbound, Outbound},
         handshake_limiter::{HandshakeLimiter, HandshakePermit},
+        limit_shares::LimitShares,
         stream_end::StreamEnd,
     },
     rate::{Rate, RateLimits, Repeated},
@@ -79,6 +80,8 @@ const STREAM_STARTS: Rate = Rate { per_second: 5.0, burst: 100.0 };
 const MAX_BARRIER_REQUESTS: u32 = 8;
 /// How often a warning that a node can cause is repeated.
 const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Answers about limits that wait for a stream. More of them are dropped, and count as spent.
+const MAX_LIMIT_ANSWERS: usize = 1024;
 /// How long a parting word may wait for what was said before.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -100,6 +103,8 @@ pub(crate) struct Shared {
     /// How long a lease is.
     pub(crate) lease: Duration,
     pub(crate) limits: Limits,
+    /// What this replica has taken of each limit's window.
+    pub(crate) limit_shares: LimitShares,
     pub(crate) lifecycle: Lifecycle,
     /// Where nodes' audit records go; `None`: nowhere.
     pub(crate) trail: Option<Trail>,
@@ -113,6 +118,8 @@ pub(crate) struct Limits {
     snapshots: Arc<Semaphore>,
     /// Streams that have not said Hello yet, by node.
     handshakes: HandshakeLimiter,
+    /// Questions about limits, by node.
+    limit_questions: RateLimits<NodeId>,
     /// Streams that begin, by whose they are.
     stream_starts: RateLimits<Identity>,
     /// Reports of refused credentials, by node.
@@ -131,6 +138,7 @@ impl Limits {
             handshakes: HandshakeLimiter::default(),
             stream_starts: RateLimits::default(),
             refusals: RateLimits::default(),
+            limit_questions: RateLimits::default(),
             unsent_reports: Repeated::new(WARN_EVERY),
             divergences: Repeated::new(WARN_EVERY),
         }
@@ -231,7 +239,9 @@ async fn serve_stream(
         shared.fleet.leases.open_stream(&node, stream, &hello).cancelled_owned().map(|()| ControlEvent::Fenced);
     let revoked = member.revoked.clone().cancelled_owned().map(|()| ControlEvent::Revoked);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
+    let (limit_answers, mut answers) = mpsc::channel(MAX_LIMIT_ANSWERS);
     let mut session = Session {
+        limit_answers,
         sent: hello.applied_revision,
         was_sent: 0,
         complete: welcome.resumed,
@@ -268,7 +278,7 @@ async fn serve_stream(
     if unix_now() < expires_at - RENEWAL_SECONDS {
         control.push(renewal.boxed());
     }
-    let Err(end) = session.drive(&mut inbound, outbound, control.into_iter().collect()).await;
+    let Err(end) = session.drive(&mut inbound, outbound, control.into_iter().collect(), &mut answers).await;
     if matches!(end, StreamEnd::Revoked) {
         let _ = timeout(CLOSE_TIMEOUT, session.fence_revoked_node(&mut inbound, outbound, member.revoked_at())).await;
     }
@@ -339,6 +349,8 @@ struct Session {
     nacks: u32,
     /// Barriers that it has asked for ahead of time.
     barrier_requests: u32,
+    /// Answers about limits, from the tasks that find them.
+    limit_answers: mpsc::Sender<wire::LimitSlice>,
 }
 
 impl Session {
@@ -347,6 +359,7 @@ impl Session {
         inbound: &mut Inbound,
         outbound: &mut Outbound,
         mut control: ControlEvents,
+        limit_answers: &mut mpsc::Receiver<wire::LimitSlice>,
     ) -> Result<Infallible, StreamEnd> {
         let mut news = WatchStream::from_changes(self.shared.changes.log.subscribe_entries());
         let mut barrier = WatchStream::from_changes(self.shared.fleet.barriers.subscribe());
@@ -387,6 +400,12 @@ impl Session {
                 }
                 Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
                 Some(()) = OptionFuture::from(unwrapping.as_mut()) => unwrapping = None,
+                Some(slice) = limit_answers.recv() => {
+                    // Who doesn't even read that, isn't waited for. What was granted counts as spent.
+                    if let Ok(sent) = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::LimitSlice(slice))).await {
+                        sent?;
+                    }
+                }
                 loaded = next_message::snapshot_prepared(&mut self.loading) => self.begin_snapshot(loaded),
                 ready = outbound.ready(), if !waiting => {
                     ready?;
@@ -462,6 +481,7 @@ impl Session {
             }
             FromNode::Refused(refused) => self.credential_refused(refused),
             FromNode::UnknownKey(unknown) => self.key_unknown(&unknown),
+            FromNode::LimitQuestion(question) => self.limit_asked(question),
             FromNode::Hello(_) => return Err(StreamEnd::Protocol("a second Hello")),
         }
         Ok(())

@@ -72,6 +72,7 @@ pub(crate) fn has_frame(key: &Key) -> bool {
         | Key::Tombstone(..)
         | Key::Policy(..)
         | Key::PolicySet(_)
+        | Key::LimitWindow(..)
         | Key::Request(..) => true,
     }
 }

@@ -63,6 +63,8 @@ pub enum Key {
     Policy(TenantName, PolicyId),
     /// Which policies a tenant has: without one of them nothing is permitted.
     PolicySet(TenantName),
+    /// How much of a limit's window was taken, for all agents or for one.
+    LimitWindow(TenantName, PolicyId, Option<AgentName>),
     /// The answer to an idempotent request.
     Request(TenantName, String),
 }
@@ -171,6 +173,8 @@ impl fmt::Display for Key {
             Self::Tombstone(t, id) => write!(f, "in/{t}/tombstone/{id}"),
             Self::Policy(t, id) => write!(f, "in/{t}/policy/{id}"),
             Self::PolicySet(t) => write!(f, "in/{t}/policy-set/all"),
+            Self::LimitWindow(t, limit, None) => write!(f, "in/{t}/limit/{limit}"),
+            Self::LimitWindow(t, limit, Some(agent)) => write!(f, "in/{t}/limit/{limit}/{agent}"),
             Self::Request(t, id) => write!(f, "in/{t}/request/{id}"),
         }
     }
@@ -216,6 +220,7 @@ impl Key {
                     "token" => Self::Token(t, name.parse().ok()?),
                     "tombstone" => Self::Tombstone(t, name.parse().ok()?),
                     "policy" => Self::Policy(t, name.parse().ok()?),
+                    "limit" => Self::LimitWindow(t, name.parse().ok()?, None),
                     "request" => Self::Request(t, (*name).into()),
                     "mint" => Self::Mint(t, name.parse().ok()?),
                     "mint-secret" => Self::MintSecret(t, name.parse().ok()?),
@@ -223,6 +228,9 @@ impl Key {
                     "policy-set" if *name == "all" => Self::PolicySet(t),
                     _ => return None,
                 }
+            }
+            ["in", t, "limit", limit, agent] => {
+                Self::LimitWindow(t.parse().ok()?, limit.parse().ok()?, Some(agent.parse().ok()?))
             }
             ["in", t, "envelope", name, version] if version.len() == 10 => {
                 Self::Envelope(t.parse().ok()?, name.parse().ok()?, version.parse().ok()?)
@@ -246,6 +254,7 @@ impl Key {
             | Self::Tombstone(t, _)
             | Self::Policy(t, _)
             | Self::PolicySet(t)
+            | Self::LimitWindow(t, ..)
             | Self::Request(t, _) => Some(t),
             _ => None,
         }
@@ -287,6 +296,8 @@ mod tests {
             Key::Token(t.clone(), "tok-1".parse().unwrap()),
             Key::Tombstone(t.clone(), "tok-1".parse().unwrap()),
             Key::Policy(t.clone(), "p".parse().unwrap()),
+            Key::LimitWindow(t.clone(), "p".parse().unwrap(), None),
+            Key::LimitWindow(t.clone(), "p".parse().unwrap(), Some("a".parse().unwrap())),
             Key::Request(t.clone(), "abc".into()),
         ];
         for key in keys {

@@ -1,5 +1,7 @@
 //! Decides one call by all policies of a slice, as it is sent and in normalized form.
 
+mod outcome;
+
 use std::{
     borrow::Cow,
     cell::OnceCell,
@@ -15,8 +17,9 @@ use cedar_policy::{Context, Entities, EvalResult, Request, RestrictedExpression 
 use seks_service::request::{self, BodyFacts, BodyFields, normalize};
 use seks_types::id::PolicyId;
 
+use self::outcome::SliceOutcome;
 use super::{
-    Body, Call, Decision, EvaluateError,
+    AppliedLimit, Body, Call, Decision,
     cache::{Key, PlanId, Question},
     condition::{Condition, Evaluator, Leaf, Truth},
     cost::Cost,
@@ -29,7 +32,14 @@ use super::{
 };
 
 pub(super) fn denied() -> Decision {
-    Decision { allowed: false, policy_ids: Arc::default(), audited: Arc::default(), error: None, audit_error: None }
+    Decision {
+        allowed: false,
+        policy_ids: Arc::default(),
+        audited: Arc::default(),
+        error: None,
+        audit_error: None,
+        limits: None,
+    }
 }
 
 /// Evaluates a leaf with Cedar.
@@ -69,6 +79,7 @@ pub(super) struct SlicedPolicy {
     id: Arc<[PolicyId]>,
     forbids: bool,
     audit: bool,
+    limit: Option<Arc<AppliedLimit>>,
     as_sent: Condition,
     /// `None` when it equals `as_sent`.
     normalized: Option<Condition>,
@@ -76,7 +87,20 @@ pub(super) struct SlicedPolicy {
 
 impl SlicedPolicy {
     pub(super) fn new(policy: &CheckedPolicy, as_sent: Condition, normalized: Option<Condition>) -> Self {
-        Self { id: Arc::new([policy.id.clone()]), forbids: policy.forbids(), audit: policy.audit, as_sent, normalized }
+        let applied = |limit| Arc::new(AppliedLimit { id: policy.id.clone(), limit, shadow: policy.audit });
+        Self {
+            id: Arc::new([policy.id.clone()]),
+            forbids: policy.forbids(),
+            audit: policy.audit,
+            limit: policy.limit.map(applied),
+            as_sent,
+            normalized,
+        }
+    }
+
+    /// Whether it may decide whether a request is allowed.
+    fn is_in_force(&self) -> bool {
+        !self.audit && self.limit.is_none()
     }
 
     fn condition(&self, form: TextForm) -> &Condition {
@@ -170,7 +194,7 @@ impl Plan {
     /// The decision when nothing of a call can change it: all conditions are constant, or a forbid
     /// is.
     fn constant_decision(&self) -> Option<Decision> {
-        let forbidden = |m: &&SlicedPolicy| m.forbids && !m.audit && matches!(m.as_sent, Condition::Const(Truth::True));
+        let forbidden = |m: &&SlicedPolicy| m.forbids && m.is_in_force() && matches!(m.as_sent, Condition::Const(Truth::True));
         if self.policies.iter().all(SlicedPolicy::is_constant) {
             let (as_sent, normalized) = (
                 SliceOutcome::of_plan_in(self, &ConstantEvaluator, TextForm::AsSent),
@@ -194,7 +218,7 @@ impl Plan {
                 .into_iter()
                 .all(|condition| matches!(condition, Condition::Const(constant) if *constant == truth))
         };
-        let in_force = || self.policies.iter().filter(|policy| !policy.audit);
+        let in_force = || self.policies.iter().filter(|policy| policy.is_in_force());
         let permits = || in_force().filter(|policy| !policy.forbids && !is(policy, Truth::False));
         let forbids = || in_force().filter(|policy| policy.forbids && !is(policy, Truth::False));
         match &self.constant {
@@ -275,7 +299,8 @@ impl Plan {
             if others.as_ref().is_some_and(|others| !others.allows()) {
                 break;
             }
-            others = Some(SliceOutcome::of_plan(self, &folded));
+            let earlier = others.take();
+            others = Some(SliceOutcome::of_plan(self, &folded).and_limits_of(earlier));
         }
         as_sent.decision(others)
     }
@@ -506,95 +531,6 @@ impl Evaluator for CallEvaluator<'_> {
         match (self.request.get_or_init(|| self.request()), self.plan.action.entities(self.subject)) {
             (Some(request), Some(entities)) => evaluate_with_cedar(leaf, request, entities),
             _ => Truth::Failed,
-        }
-    }
-}
-
-/// The results of a slice's policies for one form of a call.
-#[derive(Default)]
-struct SliceOutcome {
-    permits: Ids,
-    forbids: Ids,
-    /// Policies in force whose result depends on a body that cannot be inspected.
-    unknown: Ids,
-    audited: Ids,
-    failed: Option<PolicyId>,
-    audit_failed: Option<PolicyId>,
-}
-
-impl SliceOutcome {
-    fn of_plan(plan: &Plan, evaluator: &CallEvaluator<'_>) -> Self {
-        Self::of_plan_in(plan, evaluator, evaluator.form)
-    }
-
-    fn of_plan_in(plan: &Plan, evaluator: &impl Evaluator, form: TextForm) -> Self {
-        let mut outcome = Self::default();
-        for policy in &plan.policies {
-            let id = &policy.id;
-            match (policy.condition(form).evaluate(evaluator), policy.audit) {
-                (Truth::True, true) => outcome.audited.add(id),
-                (Truth::True, false) if policy.forbids => outcome.forbids.add(id),
-                (Truth::True, false) => outcome.permits.add(id),
-                (Truth::Unknown, false) => outcome.unknown.add(id),
-                (Truth::Failed, false) => outcome.failed = outcome.failed.or_else(|| id.first().cloned()),
-                (Truth::Failed, true) => outcome.audit_failed = outcome.audit_failed.or_else(|| id.first().cloned()),
-                (Truth::False, _) | (Truth::Unknown, true) => {}
-            }
-        }
-        outcome
-    }
-
-    fn allows(&self) -> bool {
-        self.failed.is_none() && self.unknown.is_empty() && self.forbids.is_empty() && !self.permits.is_empty()
-    }
-
-    /// The decision from the call as sent (`self`) and from its normalized form, when that differs.
-    fn decision(self, normalized: Option<Self>) -> Decision {
-        let (allowed, audited) = (self.allows(), self.audited.into_arc());
-        let (error, audit_error) = (self.failed.map(EvaluateError), self.audit_failed.map(EvaluateError));
-        match normalized {
-            Some(normalized) if allowed && !normalized.allows() => {
-                Decision { audited, audit_error, ..normalized.decision(None) }
-            }
-            _ => {
-                let ids = match allowed {
-                    true => self.permits,
-                    false if self.forbids.is_empty() => self.unknown,
-                    false => self.forbids,
-                };
-                Decision { allowed, policy_ids: ids.into_arc(), audited, error, audit_error }
-            }
-        }
-    }
-}
-
-/// Policy ids. One id is the common case and needs no allocation.
-#[derive(Default)]
-enum Ids {
-    #[default]
-    None,
-    One(Arc<[PolicyId]>),
-    Many(Vec<PolicyId>),
-}
-
-impl Ids {
-    fn add(&mut self, id: &Arc<[PolicyId]>) {
-        match self {
-            Self::None => *self = Self::One(Arc::clone(id)),
-            Self::One(first) => *self = Self::Many(first.iter().chain(id.iter()).cloned().collect()),
-            Self::Many(ids) => ids.extend(id.iter().cloned()),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        matches!(self, Self::None)
-    }
-
-    fn into_arc(self) -> Arc<[PolicyId]> {
-        match self {
-            Self::None => Arc::default(),
-            Self::One(id) => id,
-            Self::Many(ids) => ids.into(),
         }
     }
 }

@@ -4,6 +4,7 @@ use seks_service::request::BodyFields;
 use seks_types::id::PolicyId;
 
 use super::{
+    AppliedLimit,
     budget::check_budget,
     parse::{CheckedPolicy, PolicyError, check_file, custom_methods},
 };
@@ -68,4 +69,11 @@ fn unknown_action(line: usize, method: &str) -> PolicyError {
 #[must_use]
 pub fn warnings(text: &str, declared: &Declarations) -> Vec<PolicyError> {
     check_file(text, &declared.body_fields).unwrap_or_default().into_iter().flat_map(|c| c.warnings).collect()
+}
+
+/// The limits of valid policies, in their order. Empty when [`parse_file`] refuses the text.
+#[must_use]
+pub fn limits_of(text: &str, declared: &Declarations) -> Vec<AppliedLimit> {
+    let applied = |c: CheckedPolicy| Some(AppliedLimit { limit: c.limit?, id: c.id, shadow: c.audit });
+    check_file(text, &declared.body_fields).unwrap_or_default().into_iter().filter_map(applied).collect()
 }

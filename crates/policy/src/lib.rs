@@ -37,6 +37,7 @@ use http::Method;
 use seks_service::request::BodyFacts;
 use seks_types::id::{PolicyId, ServiceName};
 
+pub use seks_limits::{Limit, LimitError};
 pub use seks_service::methods::MethodGroup;
 
 pub use self::{
@@ -45,7 +46,7 @@ pub use self::{
     decide::Reach,
     entities::{EntityKind, NamedEntity, named_entities},
     explain::PolicyTrace,
-    file::{Declarations, ParsedPolicy, parse_file, parse_file_with, warnings},
+    file::{Declarations, ParsedPolicy, limits_of, parse_file, parse_file_with, warnings},
     parse::{PolicyError, STACK_BYTES, custom_methods},
     schema::schema_text,
     slice::{Policies, PolicySlice},
@@ -114,6 +115,19 @@ pub struct Decision {
     pub error: Option<EvaluateError>,
     /// The policy in audit mode that failed to evaluate. The failure is only reported.
     pub audit_error: Option<EvaluateError>,
+    /// Limits that the request counts for, if it is allowed. `None`: there is none.
+    pub limits: Option<Arc<[Arc<AppliedLimit>]>>,
+}
+
+/// A policy with `@limit`, as it applies to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedLimit {
+    /// The policy's id, which is the limit's name.
+    pub id: PolicyId,
+    /// How much of what.
+    pub limit: Limit,
+    /// It is counted and reported, and refuses nothing.
+    pub shadow: bool,
 }
 
 /// A policy failed to evaluate. The error names the policy and nothing of the request.

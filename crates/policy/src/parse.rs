@@ -5,6 +5,7 @@ use std::{collections::HashSet, str::FromStr as _, sync::Arc, thread};
 use cedar_policy::{Effect, Policy, PolicySet, ValidationMode, pst};
 use http::Method;
 use miette::Diagnostic;
+use seks_limits::Limit;
 use seks_service::{
     methods::known_group,
     request::{BodyFields, fields::BUILT_IN},
@@ -49,6 +50,8 @@ pub(super) struct CheckedPolicy {
     pub(super) text: String,
     pub(super) policy: Policy,
     pub(super) audit: bool,
+    /// It forbids what is over this limit, and nothing else.
+    pub(super) limit: Option<Limit>,
     pub(super) as_sent: Condition,
     /// The condition in normalized form. `None` when it equals `as_sent`.
     pub(super) normalized: Option<Condition>,
@@ -205,7 +208,7 @@ impl Statement<'_> {
             (None, Some(policy)) => policy,
             (None, None) => return Err(vec![self.error("no policy")]),
         };
-        let Annotations { id, audit, fields } = annotations(policy, fields).map_err(|e| vec![self.error(e)])?;
+        let Annotations { id, audit, limit, fields } = annotations(policy, fields).map_err(|e| vec![self.error(e)])?;
         let mut warnings = self.validate(&id, &set, &fields)?;
         warnings.extend(undeclared_field(policy, &fields).map(|path| {
             let reason = "is declared by no service: add it to the `body_fields` of one";
@@ -228,6 +231,7 @@ impl Statement<'_> {
             text,
             policy,
             audit,
+            limit,
             as_sent,
             normalized,
             head,
@@ -301,6 +305,7 @@ impl Statement<'_> {
 struct Annotations {
     id: PolicyId,
     audit: bool,
+    limit: Option<Limit>,
     /// The declared body fields, and those of `@body_fields`.
     fields: BodyFields,
 }
@@ -308,13 +313,21 @@ struct Annotations {
 fn annotations(policy: &Policy, declared: &BodyFields) -> Result<Annotations, String> {
     let id = policy.annotation("id").ok_or("a policy without @id(\"…\")")?;
     let id = PolicyId::try_from(id).map_err(|e| format!("@id: {e}"))?;
+    let limit = match policy.annotation(LIMIT) {
+        None => None,
+        Some(_) if policy.effect() == Effect::Permit => {
+            return Err(format!("policy `{id}`: @{LIMIT} belongs to a forbid: it forbids what is over the limit"));
+        }
+        Some(text) => Some(text.parse().map_err(|error| format!("policy `{id}`: @{LIMIT}: {error}"))?),
+    };
     let audit = match policy.annotation("mode") {
         None => false,
         Some("audit") => true,
-        Some(_) => return Err(format!("policy `{id}`: @mode is \"audit\" or absent")),
+        Some("shadow") if limit.is_some() => true,
+        Some(_) => return Err(format!("policy `{id}`: @mode is \"audit\" (\"shadow\" of a limit) or absent")),
     };
     // A misspelt @mode would make an audit policy decide.
-    let known = ["id", "mode", "title", "description", "owner", BODY_FIELDS];
+    let known = ["id", "mode", "title", "description", "owner", BODY_FIELDS, LIMIT];
     if let Some((name, _)) = policy.annotations().find(|(name, _)| !known.contains(name)) {
         return Err(format!("policy `{id}`: @{name} is none of @{}", known.join(", @")));
     }
@@ -323,8 +336,12 @@ fn annotations(policy: &Policy, declared: &BodyFields) -> Result<Annotations, St
     let own = own.map(|field| field.split_once(':').map_or((field, ""), |(path, kind)| (path.trim(), kind.trim())));
     let all = declared.iter().map(|(path, kind)| (path, kind.name())).chain(own);
     let fields = BodyFields::parse(all).map_err(|error| format!("policy `{id}`: @{BODY_FIELDS}: {error}"))?;
-    Ok(Annotations { id, audit, fields })
+    Ok(Annotations { id, audit, limit, fields })
 }
+
+/// The annotation that makes a `forbid` a limit: `@limit("100 requests/minute")`. A node or replica
+/// that doesn't know it refuses the policies, and permits nothing.
+const LIMIT: &str = "limit";
 
 /// The annotation that names the body fields which a policy uses, with their types:
 /// `@body_fields("amount: Long")`. The control plane adds it when a policy is applied. A node that

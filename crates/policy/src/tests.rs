@@ -421,6 +421,49 @@ fn an_audit_policy_reports_and_does_not_decide() {
 }
 
 #[test]
+fn a_limit_is_reported_and_does_not_decide() {
+    let f = Fixture::new(
+        r#"@id("all") permit (principal, action, resource);
+           @id("rate") @limit("100 requests/minute") forbid (principal, action, resource);
+           @id("admin") @limit("1 requests/day") @mode("shadow") forbid (principal, action, resource)
+             when { context.path like "/v1/admin/*" };
+           @id("large") @limit("5 concurrent requests each agent") forbid (principal, action, resource)
+             when { context has body && context.body has model && context.body.model == "large" };"#,
+    );
+    let limits = |decision: Decision| -> Vec<(String, bool)> {
+        assert!(decision.allowed);
+        decision.limits.iter().flat_map(|all| all.iter()).map(|one| (one.id.to_string(), one.shadow)).collect()
+    };
+    let (rate, admin, large) = (("rate".into(), false), ("admin".into(), true), ("large".into(), false));
+    assert_eq!(limits(f.ask(&Method::GET, "/v1/models")), [rate.clone()]);
+    assert_eq!(limits(f.ask(&Method::GET, "/v1/admin/keys")), [rate.clone(), admin.clone()]);
+    assert_eq!(limits(f.ask(&Method::GET, "/V1/Admin/keys")), [rate.clone(), admin.clone()], "another spelling counts");
+    assert_eq!(limits(f.ask(&Method::GET, "/v1//admin;x/keys")), [rate.clone(), admin], "and a folded form");
+    assert_eq!(limits(f.post("/", r#"{"model":"large"}"#)), [rate.clone(), large.clone()]);
+    assert_eq!(limits(f.post("/", r#"{"model":"small"}"#)), [rate.clone()]);
+    assert_eq!(limits(f.post("/", "not json")), [rate, large], "a body that cannot be read counts");
+}
+
+#[test]
+fn without_limits_a_decision_has_none_and_a_limit_alone_permits_nothing() {
+    let f = Fixture::new(r#"@id("all") permit (principal, action, resource);"#);
+    assert_eq!(f.ask(&Method::GET, "/").limits, None);
+    let f = Fixture::new(r#"@id("rate") @limit("1 requests/day") forbid (principal, action, resource);"#);
+    assert!(!f.ask(&Method::GET, "/").allowed);
+}
+
+#[test]
+fn what_is_no_limit_is_refused() {
+    let reason = |text: &str| parse_file(text).unwrap_err().remove(0).reason;
+    let permit = reason(r#"@id("a") @limit("1 requests/day") permit (principal, action, resource);"#);
+    assert!(permit.contains("@limit belongs to a forbid"), "{permit}");
+    let text = reason(r#"@id("a") @limit("many") forbid (principal, action, resource);"#);
+    assert!(text.contains("policy `a`: @limit: `many` is no limit: write \"100 requests/minute\""), "{text}");
+    let shadow = reason(r#"@id("a") @mode("shadow") forbid (principal, action, resource);"#);
+    assert!(shadow.contains("@mode is"), "{shadow}");
+}
+
+#[test]
 fn a_file_is_taken_apart_and_its_policies_keep_their_text() {
     let text = "// first; a comment\n@id(\"a\")\npermit (principal, action, resource)\nwhen { context.path == \"/;//\\\"\" }; // tail\n\n@id(\"b\") forbid (principal, action, resource);";
     let policies = parse_file(text).unwrap();

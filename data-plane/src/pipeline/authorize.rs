@@ -314,6 +314,9 @@ fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
         record.audited(decision.audited.iter().map(PolicyId::as_str));
     }
     if decision.allowed && decision.error.is_none() {
+        if let Some(limits) = &decision.limits {
+            record.limited_by(limits);
+        }
         record.decided(true, &decision.policy_ids);
         return Ok(Permit(()));
     }

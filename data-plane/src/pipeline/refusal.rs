@@ -93,6 +93,10 @@ impl Reader {
 /// The methods that a service can be called with.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
+/// Seconds that an SDK waits for at most. Those of OpenAI and Anthropic ignore a longer `Retry-After`
+/// and try again at once, so they are told not to.
+const LONGEST_WAIT: u32 = 60;
+
 /// Tell an SDK whether to send its request again, whatever the status: those of OpenAI, Anthropic
 /// and others, and Stripe's.
 const SHOULD_RETRY: [HeaderName; 2] =
@@ -367,12 +371,13 @@ impl Refusal {
         }
         match self.retry {
             Retry::Later => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after))),
-            Retry::Useless | Retry::Begun => {
-                for name in SHOULD_RETRY {
-                    headers.insert(name, HeaderValue::from_static("false"));
-                }
+            Retry::Useless | Retry::Begun | Retry::Unsaid => {}
+        }
+        let is_long = self.retry == Retry::Later && self.retry_after > LONGEST_WAIT;
+        if is_long || matches!(self.retry, Retry::Useless | Retry::Begun) {
+            for name in SHOULD_RETRY {
+                headers.insert(name, HeaderValue::from_static("false"));
             }
-            Retry::Unsaid => {}
         }
         response
     }

@@ -282,6 +282,9 @@ impl<'a> Stream<'a> {
                     let (tenant, trust) = (unknown.tenant.to_string(), unknown.trust);
                     self.send(ToReplica::UnknownKey(wire::UnknownKey { tenant, trust }))?;
                 }
+                question = self.table.limit_slices().next_question(), if !self.needs_snapshot => {
+                    self.send(ToReplica::LimitQuestion(question))?;
+                }
                 () = sleep_until(heard + silence) => return Err(StreamEnd::Silent(silence)),
                 Some(()) = OptionFuture::from(stalls_at.map(sleep_until)), if !self.needs_snapshot => return Err(StreamEnd::LeaseStalled),
             }
@@ -297,6 +300,10 @@ impl<'a> Stream<'a> {
             FromReplica::Deltas(several) => self.deltas(several.deltas),
             FromReplica::Grant(grant) => {
                 self.granted(&grant);
+                Ok(())
+            }
+            FromReplica::LimitSlice(slice) => {
+                self.table.limit_slices().answered(&slice);
                 Ok(())
             }
             FromReplica::GoAway(go) => Err(StreamEnd::GoAway(go.reason)),

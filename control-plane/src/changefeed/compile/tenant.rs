@@ -11,7 +11,7 @@ use seks_protocol::TableChecksum;
 use seks_service::record_destination;
 use seks_types::{
     destination::Destination,
-    id::{AgentName, CredentialName, ServiceName, TenantName, TokenId},
+    id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName, TokenId},
     token::Digest,
 };
 
@@ -160,6 +160,10 @@ impl Tenant {
         let bound_to = destination_of(record, record.version);
         let service_at = self.destinations.get(record.service.as_str());
         bound_to.as_ref().zip(service_at).is_some_and(|(bound_to, service_at)| bound_to != service_at)
+    }
+
+    pub(super) fn has_policy(&self, id: &PolicyId) -> bool {
+        self.policies.contains_key(id.as_str())
     }
 
     /// All policies, as the one record that they are to nodes.

@@ -1,14 +1,18 @@
 //! What nodes report of their requests: credentials that upstreams refuse, and keys of issuers that
-//! trusts lack.
+//! trusts lack, and limits whose slice is spent.
 
 use seks_proto::wire;
 
 use super::Session;
-use crate::rate::Rate;
+use crate::{node_api::limit_shares::LimitQuestion, rate::Rate, registry::Budget};
 
 /// Refused credentials that one node may report. Each of a few hundred minted credentials may be
 /// refused at the same time.
 const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
+
+/// Questions about limits of one node. A node asks once at a time for each limit, and about 20 times
+/// in a window.
+const LIMIT_QUESTIONS: Rate = Rate { per_second: 500.0, burst: 2000.0 };
 
 impl Session {
     /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A
@@ -37,6 +41,24 @@ impl Session {
                 Ok(false) => {}
                 Err(error) => tracing::warn!(seks.node = %node, %error, "a refused token can't be renewed"),
             }
+        });
+    }
+
+    /// A node needs more of a limit's budget. It may only ask for a limit of a tenant that it serves.
+    pub(super) fn limit_asked(&self, question: wire::LimitQuestion) {
+        let Some(question) = LimitQuestion::read(question) else { return };
+        let Budget { tenant, limit, agent } = question.budget();
+        let snapshots = &self.shared.changes.snapshots;
+        if !self.tracker.scope().includes_tenant(tenant)
+            || !snapshots.has_limit(tenant, limit, agent.as_ref())
+            || self.shared.limits.limit_questions.try_acquire(&self.node, LIMIT_QUESTIONS).is_err()
+        {
+            return; // the node asks again
+        }
+        let (shared, stream, answers) = (self.shared.clone(), self.stream, self.limit_answers.clone());
+        self.shared.lifecycle.spawn(async move {
+            let slice = shared.limit_shares.answer(&shared.registry, stream, question).await;
+            let _ = answers.try_send(slice); // the stream has ended, or is full: it counts as spent
         });
     }
 

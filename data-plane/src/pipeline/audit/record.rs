@@ -10,6 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use seks_audit::record::{Decision, RecordWriter, field};
+use seks_policy::AppliedLimit;
 use seks_runtime::telemetry::{SpanReservation, SpanWriter};
 use seks_types::id::{AgentName, CredentialName, PolicyId, ServiceName, TenantName};
 
@@ -24,7 +25,7 @@ use crate::{
     http::client::UpstreamError,
     pipeline::{caller::Caller, refusal::Refusal, route::Route},
     spans::{self, Recorded},
-    table::ServiceEntry,
+    table::{ConcurrentSlot, ServiceEntry},
     telemetry::{AgentMetrics, DROPPED_KINDS, Outcome, ServiceMetrics, Times, unix_now},
 };
 
@@ -103,6 +104,11 @@ struct Open {
     upstream_error: Option<Code>,
     overhead: Option<Duration>,
     allowed: bool,
+    /// Limits that the request counts for, and how many of them it was counted for.
+    limits: Vec<Arc<AppliedLimit>>,
+    counted: usize,
+    /// Places that it has among concurrent requests, until its answer has ended.
+    slots: Vec<ConcurrentSlot>,
     reason: Option<Code>,
     status: Option<StatusCode>,
     completed: bool,
@@ -148,6 +154,9 @@ impl Record {
             upstream_error: None,
             overhead: None,
             allowed: false,
+            limits: Vec::new(),
+            counted: 0,
+            slots: Vec::new(),
             reason: None,
             status: None,
             completed: false,
@@ -321,6 +330,32 @@ impl Record {
         self.open.service.audited();
         let ids = policies.take(MAX_POLICIES);
         self.spool(|fields| ids.for_each(|id| fields.text(field::AUDITED_POLICIES, id)));
+    }
+
+    /// Limits that a decision has named. One that an earlier decision named counts once.
+    pub(crate) fn limited_by(&mut self, limits: &[Arc<AppliedLimit>]) {
+        for limit in limits {
+            if !self.open.limits.contains(limit) {
+                self.open.limits.push(Arc::clone(limit));
+            }
+        }
+    }
+
+    /// Whether the request has to be counted for a limit.
+    pub(crate) fn has_uncounted_limits(&self) -> bool {
+        self.open.counted < self.open.limits.len()
+    }
+
+    /// The next limit that the request was not counted for.
+    pub(crate) fn next_limit(&mut self) -> Option<Arc<AppliedLimit>> {
+        let next = self.open.limits.get(self.open.counted).cloned()?;
+        self.open.counted += 1;
+        Some(next)
+    }
+
+    /// The request has a place among concurrent ones until the record closes.
+    pub(crate) fn holds(&mut self, slot: ConcurrentSlot) {
+        self.open.slots.push(slot);
     }
 
     /// The credential that is put in.

@@ -47,6 +47,7 @@ fn keys(tenant: &str) -> Vec<Key> {
         Key::Tombstone(t.clone(), "tok-one".parse().unwrap()),
         Key::Policy(t.clone(), name.parse().unwrap()),
         Key::PolicySet(t.clone()),
+        Key::LimitWindow(t.clone(), name.parse().unwrap(), None),
         Key::Request(t, name.into()),
     ];
     all.into_iter().filter(is_authenticated).collect()
@@ -60,7 +61,7 @@ fn is_authenticated(key: &Key) -> bool {
         Key::Epoch | Key::Rotation | Key::Operator(_) | Key::Node(_) | Key::Replica(_) => true,
         Key::Join(_) | Key::Tenant(_) | Key::Agent(..) | Key::Service(..) | Key::Credential(..) => true,
         Key::Envelope(..) | Key::Mint(..) | Key::MintSecret(..) | Key::AwsKey(_) | Key::Token(..) => true,
-        Key::Tombstone(..) | Key::Policy(..) | Key::PolicySet(_) | Key::Request(..) => true,
+        Key::Tombstone(..) | Key::Policy(..) | Key::PolicySet(_) | Key::LimitWindow(..) | Key::Request(..) => true,
     }
 }
 

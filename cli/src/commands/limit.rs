@@ -1,0 +1,311 @@
+//! `seks limit`: how much agents may do. A limit is a policy with `@limit`; these commands write and
+//! show such policies, and so do `seks policy`, `seks apply` and `seks export`.
+
+use clap::{ArgGroup, Args, Subcommand};
+use seks_policy::{AppliedLimit, Declarations, Limit, limits_of};
+use seks_proto::wire;
+use serde::Serialize;
+
+use super::change::{self, Enforced, WaitArgs};
+use crate::{
+    client::Client,
+    confirm::Confirm,
+    error::{CliError, Exit, Result},
+    global::Global,
+    output::{View, rfc3339_or_null},
+};
+
+/// The verbs of `seks limit`.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create a limit, or replace it
+    #[command(after_help = "\
+Examples:
+  seks limit set ci-rate --agent ci-bot --requests 100/minute
+  seks limit set openai-day --service openai --requests 5000/day --shadow
+  seks limit set fair --requests 60/minute --each-agent
+  seks limit set batch --group batch --concurrent 10
+
+Windows are those of the clock in UTC: second, minute, hour, day, month. The agents that a limit is for share it,
+unless --each-agent is given. A request over a limit is refused with 429 and `Retry-After` before the service sees it.
+--concurrent counts at each node. A limit is a policy: write conditions with `seks policy apply`, for example
+  @id(\"large\") @limit(\"10 requests/hour\")
+  forbid (principal, action, resource) when { context has body && context.body has model && context.body.model like \"*-pro\" };")]
+    Set(SetArgs),
+    /// List the tenant's limits
+    #[command(alias = "ls", after_help = "Example:\n  seks limit list -o json")]
+    List,
+    /// Show a limit
+    #[command(after_help = "Example:\n  seks limit show ci-rate")]
+    Show {
+        /// Name of the limit
+        name: String,
+    },
+    /// Delete a limit
+    #[command(alias = "rm", after_help = "Example:\n  seks limit delete ci-rate --yes")]
+    Delete {
+        /// Name of the limit
+        name: String,
+        /// Confirmation.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Waiting for enforcement.
+        #[command(flatten)]
+        wait_args: WaitArgs,
+    },
+}
+
+/// The limit to set.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("amount").required(true)))]
+pub struct SetArgs {
+    /// Name of the limit, and the id of its policy: 1 to 63 of a-z, 0-9 and `-`
+    name: String,
+    /// The agent that it is for; default: every agent of the tenant
+    #[arg(long, value_name = "AGENT", conflicts_with = "group")]
+    agent: Option<String>,
+    /// The group of agents that it is for
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// The service that it is for; default: every service
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+    /// Requests in a window, such as 100/minute
+    #[arg(long, value_name = "N/WINDOW", group = "amount")]
+    requests: Option<String>,
+    /// Requests at the same time, at each node
+    #[arg(long, value_name = "N", group = "amount")]
+    concurrent: Option<u64>,
+    /// Each agent has the whole amount
+    #[arg(long)]
+    each_agent: bool,
+    /// Count and record what is over the limit, and refuse nothing
+    #[arg(long)]
+    shadow: bool,
+    /// Waiting for enforcement.
+    #[command(flatten)]
+    wait_args: WaitArgs,
+}
+
+impl SetArgs {
+    fn limit(&self) -> Result<Limit> {
+        let each = if self.each_agent { " each agent" } else { "" };
+        let text = match (&self.requests, self.concurrent) {
+            (Some(requests), _) => match requests.split_once('/') {
+                Some((amount, window)) => format!("{amount} requests/{window}{each}"),
+                None => return Err(CliError::usage("--requests", "write an amount and a window, such as 100/minute")),
+            },
+            (None, concurrent) => format!("{} concurrent requests{each}", concurrent.unwrap_or_default()),
+        };
+        let option = if self.requests.is_some() { "--requests" } else { "--concurrent" };
+        text.parse().map_err(|error: seks_policy::LimitError| CliError::usage(option, error.to_string()))
+    }
+
+    /// The policy that the limit is.
+    fn policy(&self) -> Result<String> {
+        let principal = match (&self.agent, &self.group) {
+            (Some(agent), _) => format!("principal == Seks::Agent::\"{}\"", quoted("--agent", agent)?),
+            (None, Some(group)) => format!("principal in Seks::Group::\"{}\"", quoted("--group", group)?),
+            (None, None) => "principal".into(),
+        };
+        let resource = match &self.service {
+            Some(service) => format!("resource == Seks::Service::\"{}\"", quoted("--service", service)?),
+            None => "resource".into(),
+        };
+        let (name, limit) = (quoted("name", &self.name)?, self.limit()?);
+        let mode = if self.shadow { "\n@mode(\"shadow\")" } else { "" };
+        Ok(format!("@id(\"{name}\")\n@limit(\"{limit}\"){mode}\nforbid ({principal}, action, {resource});"))
+    }
+}
+
+/// A name that is put between quotes.
+fn quoted<'a>(option: &str, name: &'a str) -> Result<&'a str> {
+    let is_plain = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
+    if !name.is_empty() && name.chars().all(is_plain) {
+        return Ok(name);
+    }
+    Err(CliError::usage(option, "a name has no quotes, backslashes or control characters, and is not empty"))
+}
+
+#[derive(Serialize)]
+struct LimitView {
+    name: String,
+    tenant: String,
+    limit: String,
+    mode: &'static str,
+    /// The policy's head: for whom, and for which service.
+    scope: String,
+    policy: String,
+    updated_at: Option<String>,
+}
+
+impl LimitView {
+    /// `None`: the policy is no limit.
+    fn of(policy: wire::Policy) -> Option<Self> {
+        // Parsing a policy takes a while, and most are no limits.
+        let is_candidate = policy.text.contains("@") && policy.text.contains("limit");
+        let found = if is_candidate { limits_of(&policy.text, &Declarations::default()) } else { Vec::new() };
+        let AppliedLimit { limit, shadow, .. } = found.into_iter().next()?;
+        Some(Self {
+            limit: limit.to_string(),
+            mode: if shadow { "shadow" } else { "enforce" },
+            scope: scope(&policy.text),
+            name: policy.id,
+            tenant: policy.tenant,
+            updated_at: rfc3339_or_null(policy.updated_at),
+            policy: policy.text,
+        })
+    }
+}
+
+/// What is behind `forbid` in a policy, in one line.
+fn scope(text: &str) -> String {
+    let head = text.rsplit_once("forbid").map_or("", |(_, head)| head);
+    head.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches(';').into()
+}
+
+impl View for LimitView {
+    const COLUMNS: &'static [&'static str] = &["name", "limit", "mode", "scope"];
+    fn row(&self) -> Vec<String> {
+        vec![self.name.clone(), self.limit.clone(), self.mode.into(), self.scope.clone()]
+    }
+}
+
+#[derive(Serialize)]
+struct SetView {
+    #[serde(flatten)]
+    limit: LimitView,
+    warnings: Vec<String>,
+    #[serde(flatten)]
+    enforced: Enforced,
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// See [`crate::error`].
+pub async fn run(global: &Global, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Set(args) => set(global, args).await,
+        Verb::List => {
+            let client = global.connect().await?;
+            let policies =
+                client.list_all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
+            let limits: Vec<LimitView> = policies.into_iter().filter_map(LimitView::of).collect();
+            global.output().list("limits", &limits)
+        }
+        Verb::Show { name } => {
+            let client = global.connect().await?;
+            global.output().one(&existing(&client, &name).await?)
+        }
+        Verb::Delete { name, confirm, wait_args } => {
+            confirm.ask(&format!("delete limit `{name}`"))?;
+            let client = global.connect().await?;
+            existing(&client, &name).await?;
+            let request = client.delete(&name, wait_args.no_wait);
+            let response = client.change(&format!("limit `{name}`"), client.rpc().delete_policy(request)).await?;
+            let outcome = change::Outcome { noun: "limit", name: &name, done: "deleted" };
+            change::print_outcome(global.output(), outcome, response, wait_args)
+        }
+    }
+}
+
+/// The limit of this name. A policy that is none is not found.
+async fn existing(client: &Client, name: &str) -> Result<LimitView> {
+    let what = format!("limit `{name}`");
+    let policy = client.call(&what, client.rpc().get_policy(client.named(name))).await?;
+    LimitView::of(policy).ok_or_else(|| {
+        CliError::new(Exit::NotFound, &what, "the policy of this name is no limit")
+            .hint("`seks limit list` shows the limits, `seks policy show` the policy")
+    })
+}
+
+async fn set(global: &Global, args: SetArgs) -> Result<()> {
+    let text = args.policy()?;
+    let client = global.connect().await?;
+    let what = format!("limit `{}`", args.name);
+    // A limit in place of a policy would permit what that forbids.
+    match client.call(&what, client.rpc().get_policy(client.named(&args.name))).await {
+        Ok(policy) if LimitView::of(policy.clone()).is_none() => {
+            return Err(CliError::usage(&what, "there is a policy of this name, which is no limit")
+                .hint("choose another name: a limit is a policy, and names are unique"));
+        }
+        Ok(_) => {}
+        Err(error) if error.exit == Exit::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let wait = Some(client.wait(args.wait_args.no_wait));
+    let request = wire::ApplyPoliciesRequest { tenant: client.tenant(), text, wait };
+    let answer = client.change(&what, client.rpc().apply_policies(request)).await?;
+    let enforced = Enforced::from(answer.enforcement);
+    let limit = answer.policies.into_iter().find_map(LimitView::of);
+    let limit = limit.ok_or_else(|| CliError::new(Exit::Failed, &what, "the control plane did not store it as a limit"))?;
+    let output = global.output();
+    let view = SetView { limit, warnings: answer.warnings, enforced };
+    if output.is_table() {
+        view.warnings.iter().for_each(|warning| crate::output::notice(&format!("warning: {warning}")));
+        output.text(&format!("{what}: {}, {}", view.limit.limit, view.enforced.sentence()))?;
+    } else {
+        output.data(&view)?;
+    }
+    view.enforced.check(&what, args.wait_args)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SetArgs,
+    }
+
+    fn policy(line: &str) -> std::result::Result<String, String> {
+        let line = Line::try_parse_from(std::iter::once("set").chain(line.split(' ')));
+        line.map_err(|error| error.to_string())?.args.policy().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_become_a_policy_that_reads_back() {
+        let text = policy("ci --agent bot --service openai --requests 100/minute --shadow").unwrap();
+        assert_eq!(
+            text,
+            "@id(\"ci\")\n@limit(\"100 requests/minute\")\n@mode(\"shadow\")\n\
+             forbid (principal == Seks::Agent::\"bot\", action, resource == Seks::Service::\"openai\");"
+        );
+        let lines = [
+            "a --group g --concurrent 5",
+            "a --service s --requests 1/day --each-agent",
+            "a --requests 10/s",
+        ];
+        for line in lines {
+            let text = policy(line).unwrap();
+            assert_eq!(limits_of(&text, &Declarations::default()).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_limit_is_refused() {
+        let wrong = [
+            "a --agent b",
+            "a --agent b --requests 1/day --concurrent 1",
+            "a --agent b --group c --requests 1/day",
+            "a --agent b --requests 100",
+            "a --agent b --requests 0/day",
+            "a --agent b --requests 1/week",
+            "a --agent b\" --requests 1/day",
+        ];
+        for line in wrong {
+            assert!(policy(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_scope_is_the_head_in_one_line() {
+        let text = "@id(\"a\") @limit(\"1 requests/day\")\nforbid (principal,\n  action, resource);";
+        assert_eq!(scope(text), "(principal, action, resource)");
+    }
+}
