@@ -106,13 +106,12 @@ fn a_limit_in_shadow_mode_counts_and_refuses_nothing() {
 fn concurrent_requests_are_counted_until_their_answers_end() {
     let gate = Gate::default();
     let held = gate.clone();
-    let upstream = Upstream::start(move |_| Answer {
-        steps: vec![
+    let upstream = Upstream::start(move |_| {
+        Answer::steps(vec![
             Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{".to_vec()),
             Step::Hold(held.clone()),
             Step::Send(b"}".to_vec()),
-        ],
-        close: false,
+        ])
     });
     let sandbox = world(&upstream);
     let bot = sandbox.token("bot", &["openai"]);

@@ -159,7 +159,8 @@ impl Json {
             self.is_key = false;
             if byte == b':' && self.is_object() {
                 let key = Key::of(self.text.get(..self.length).unwrap_or_default());
-                if let Some(place) = self.path.get_mut(self.keys().saturating_sub(1)) {
+                let level = self.keys().saturating_sub(1);
+                if let Some(place) = self.path.get_mut(level) {
                     *place = if self.in_parts { Key::NONE } else { key };
                 }
             } else {
@@ -189,7 +190,8 @@ impl Json {
             if is_object { self.objects |= bit } else { self.objects &= !bit }
         }
         self.depth += 1;
-        if is_object && let Some(place) = self.path.get_mut(self.keys().saturating_sub(1)) {
+        let level = self.keys().saturating_sub(1);
+        if is_object && let Some(place) = self.path.get_mut(level) {
             *place = Key::NONE;
         }
     }
