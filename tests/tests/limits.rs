@@ -151,7 +151,13 @@ fn limits_are_policies_that_files_hold() {
          when { context.path like \"/v1/models*\" };",
     );
     let limits = cli.json(&["limit", "list"]);
-    let row = |at: usize| (limits[at]["name"].as_str().unwrap(), limits[at]["limit"].as_str().unwrap(), limits[at]["mode"].as_str().unwrap());
+    let row = |at: usize| {
+        (
+            limits[at]["name"].as_str().unwrap(),
+            limits[at]["limit"].as_str().unwrap(),
+            limits[at]["mode"].as_str().unwrap(),
+        )
+    };
     assert_eq!(limits.as_array().unwrap().len(), 2, "{limits}");
     assert_eq!(row(0), ("by-path", "1 requests/month", "enforce"));
     assert_eq!(row(1), ("rate", "10 requests/minute", "shadow"));

@@ -189,8 +189,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         Verb::Set(args) => set(global, args).await,
         Verb::List => {
             let client = global.connect().await?;
-            let policies =
-                client.list_all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
+            let policies = client.list_all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
             let limits: Vec<LimitView> = policies.into_iter().filter_map(LimitView::of).collect();
             global.output().list("limits", &limits)
         }
@@ -239,7 +238,8 @@ async fn set(global: &Global, args: SetArgs) -> Result<()> {
     let answer = client.change(&what, client.rpc().apply_policies(request)).await?;
     let enforced = Enforced::from(answer.enforcement);
     let limit = answer.policies.into_iter().find_map(LimitView::of);
-    let limit = limit.ok_or_else(|| CliError::new(Exit::Failed, &what, "the control plane did not store it as a limit"))?;
+    let limit =
+        limit.ok_or_else(|| CliError::new(Exit::Failed, &what, "the control plane did not store it as a limit"))?;
     let output = global.output();
     let view = SetView { limit, warnings: answer.warnings, enforced };
     if output.is_table() {
@@ -276,11 +276,7 @@ mod tests {
             "@id(\"ci\")\n@limit(\"100 requests/minute\")\n@mode(\"shadow\")\n\
              forbid (principal == Seks::Agent::\"bot\", action, resource == Seks::Service::\"openai\");"
         );
-        let lines = [
-            "a --group g --concurrent 5",
-            "a --service s --requests 1/day --each-agent",
-            "a --requests 10/s",
-        ];
+        let lines = ["a --group g --concurrent 5", "a --service s --requests 1/day --each-agent", "a --requests 10/s"];
         for line in lines {
             let text = policy(line).unwrap();
             assert_eq!(limits_of(&text, &Declarations::default()).len(), 1, "{text}");

@@ -31,7 +31,9 @@ pub struct Limit {
 
 /// Why a text is no limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no limit: write \"100 requests/minute\" or \"5 concurrent requests\", and \" each agent\" behind it where agents do not share it; windows are second, minute, hour, day, month")]
+#[error(
+    "`{0}` is no limit: write \"100 requests/minute\" or \"5 concurrent requests\", and \" each agent\" behind it where agents do not share it; windows are second, minute, hour, day, month"
+)]
 pub struct LimitError(String);
 
 impl FromStr for Limit {
@@ -95,9 +97,20 @@ mod tests {
     #[test]
     fn what_is_no_limit_is_refused_with_an_example() {
         let wrong = [
-            "", "100", "100 requests", "0 requests/minute", "-1 requests/minute", "+1 requests/minute", "1.5 requests/minute",
-            "100 requests/week", "100 apples/day", "5 concurrent requests/minute", "9007199254740993 requests/day", "100 tokens/day",
-            "99999999999999999999 requests/day", "100 requests/minute each group",
+            "",
+            "100",
+            "100 requests",
+            "0 requests/minute",
+            "-1 requests/minute",
+            "+1 requests/minute",
+            "1.5 requests/minute",
+            "100 requests/week",
+            "100 apples/day",
+            "5 concurrent requests/minute",
+            "9007199254740993 requests/day",
+            "100 tokens/day",
+            "99999999999999999999 requests/day",
+            "100 requests/minute each group",
         ];
         for text in wrong {
             let error = text.parse::<Limit>().expect_err(text).to_string();

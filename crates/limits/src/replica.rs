@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn steps_add_up_to_the_limit_and_begin_again_with_the_window() {
         let (mut record, span) = (WindowRecord::default(), Window::Minute.span(120_000));
-        let steps: Vec<u64> = std::iter::repeat_with(|| record.take(100, span, 1)).take_while(|step| *step > 0).collect();
+        let steps: Vec<u64> =
+            std::iter::repeat_with(|| record.take(100, span, 1)).take_while(|step| *step > 0).collect();
         assert_eq!(steps.iter().sum::<u64>(), 100);
         assert_eq!(steps.first(), Some(&13));
         assert_eq!(record.take(100, Window::Minute.span(180_000), 1), 13);

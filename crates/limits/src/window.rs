@@ -69,7 +69,8 @@ fn month(unix_ms: u64) -> Span {
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - first_day(year_of_era);
     let month = (5 * day_of_year + 2) / 153;
-    let start = |year: u64, month: u64| (era * DAYS_OF_ERA + first_day(year) + (153 * month + 2) / 5 - DAYS_TO_1970) * DAY_MS;
+    let start =
+        |year: u64, month: u64| (era * DAYS_OF_ERA + first_day(year) + (153 * month + 2) / 5 - DAYS_TO_1970) * DAY_MS;
     let end = match month {
         11 => start(year_of_era + 1, 0),
         _ => start(year_of_era, month + 1),

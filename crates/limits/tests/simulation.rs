@@ -216,9 +216,11 @@ impl World {
             // A replica restarts: its share is lost, and its nodes move.
             let at = self.random.below(self.replicas.len() as u64) as usize;
             self.replicas[at] = Replica { ahead: self.replicas[at].ahead, ..Replica::default() };
-            (0..self.nodes.len()).filter(|node| self.nodes[*node].replica == at).collect::<Vec<_>>().into_iter().for_each(
-                |node| self.reconnect(node),
-            );
+            (0..self.nodes.len())
+                .filter(|node| self.nodes[*node].replica == at)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|node| self.reconnect(node));
         }
         if self.random.chance(1) {
             let at = self.random.below(self.replicas.len() as u64) as usize;

@@ -194,7 +194,8 @@ impl Plan {
     /// The decision when nothing of a call can change it: all conditions are constant, or a forbid
     /// is.
     fn constant_decision(&self) -> Option<Decision> {
-        let forbidden = |m: &&SlicedPolicy| m.forbids && m.is_in_force() && matches!(m.as_sent, Condition::Const(Truth::True));
+        let forbidden =
+            |m: &&SlicedPolicy| m.forbids && m.is_in_force() && matches!(m.as_sent, Condition::Const(Truth::True));
         if self.policies.iter().all(SlicedPolicy::is_constant) {
             let (as_sent, normalized) = (
                 SliceOutcome::of_plan_in(self, &ConstantEvaluator, TextForm::AsSent),

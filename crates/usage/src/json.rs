@@ -203,7 +203,10 @@ impl Json {
     /// Whether the innermost that is open is an object.
     fn is_object(&self) -> bool {
         self.depth > 0
-            && u32::try_from(self.depth - 1).ok().and_then(|at| self.objects.checked_shr(at)).is_some_and(|bits| bits & 1 == 1)
+            && u32::try_from(self.depth - 1)
+                .ok()
+                .and_then(|at| self.objects.checked_shr(at))
+                .is_some_and(|bits| bits & 1 == 1)
     }
 
     /// Objects that are open: each has a key in the path.
@@ -238,7 +241,8 @@ mod tests {
     fn scan(text: &str, lines: bool, split: usize) -> Vec<String> {
         let (mut json, mut found) = (Json::new(lines), Vec::new());
         let mut seen = |seen: Seen<'_>| {
-            let path: Vec<_> = seen.path.iter().map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned()).collect();
+            let path: Vec<_> =
+                seen.path.iter().map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned()).collect();
             let value = match seen.value {
                 Value::Number(number) => number.to_string(),
                 Value::Text(text) | Value::Part(text) => format!("'{}'", String::from_utf8_lossy(text)),

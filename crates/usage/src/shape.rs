@@ -86,9 +86,11 @@ impl Counts {
             b"prompt_tokens" | b"promptTokenCount" | b"input_tokens" | b"inputTokens" | b"inputTokenCount" => {
                 &mut self.input
             }
-            b"completion_tokens" | b"candidatesTokenCount" | b"output_tokens" | b"outputTokens" | b"outputTokenCount" => {
-                &mut self.output
-            }
+            b"completion_tokens"
+            | b"candidatesTokenCount"
+            | b"output_tokens"
+            | b"outputTokens"
+            | b"outputTokenCount" => &mut self.output,
             b"total_tokens" | b"totalTokenCount" | b"totalTokens" => &mut self.total,
             b"cachedContentTokenCount" | b"prompt_cache_hit_tokens" => &mut self.cached,
             b"cache_read_input_tokens" | b"cacheReadInputTokens" | b"cacheReadInputTokenCount" => {

@@ -25,7 +25,8 @@ impl Random {
 
     /// Texts as models write them, also such as look like usage.
     fn word(&mut self) -> &'static str {
-        let words = ["Hello", " wörld", "\\n\\n", " {", "\\\"usage\\\": {\\\"completion_tokens\\\": 9}", " 😀", "data: ", "]"];
+        let words =
+            ["Hello", " wörld", "\\n\\n", " {", "\\\"usage\\\": {\\\"completion_tokens\\\": 9}", " 😀", "data: ", "]"];
         words[self.below(words.len() as u64) as usize]
     }
 }
@@ -58,7 +59,12 @@ impl Body {
             header.extend_from_slice(value.as_bytes());
             header
         };
-        let headers = [header(":event-type", kind), header(":content-type", "application/json"), header(":message-type", "event")].concat();
+        let headers = [
+            header(":event-type", kind),
+            header(":content-type", "application/json"),
+            header(":message-type", "event"),
+        ]
+        .concat();
         let total = 16 + headers.len() + payload.len();
         for number in [total, headers.len(), 0x1234_5678] {
             self.bytes.extend_from_slice(&(number as u32).to_be_bytes());
@@ -101,17 +107,24 @@ fn numbers(random: &mut Random) -> Numbers {
 fn openai_usage(t: &Tokens) -> String {
     format!(
         r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":{},"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
-        t.input, t.output, t.total(), t.cached, t.reasoning
+        t.input,
+        t.output,
+        t.total(),
+        t.cached,
+        t.reasoning
     )
 }
 
 fn openai_chat(random: &mut Random) -> Recorded {
     let (Numbers { tokens, shown }, mut body) = (numbers(random), Body::default());
     let chunk = |choices: &str, usage: &str| {
-        format!(r#"{{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1694268190,"model":"gpt-4o-mini","system_fingerprint":"fp_44709d6fcb","choices":[{choices}],"usage":{usage}}}"#)
+        format!(
+            r#"{{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1694268190,"model":"gpt-4o-mini","system_fingerprint":"fp_44709d6fcb","choices":[{choices}],"usage":{usage}}}"#
+        )
     };
     for _ in 0..shown {
-        let delta = format!(r#"{{"index":0,"delta":{{"content":"{}"}},"logprobs":null,"finish_reason":null}}"#, random.word());
+        let delta =
+            format!(r#"{{"index":0,"delta":{{"content":"{}"}},"logprobs":null,"finish_reason":null}}"#, random.word());
         body.token("", &chunk(&delta, "null"));
     }
     body.event("", &chunk(r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}"#, "null"));
@@ -133,12 +146,19 @@ fn openai_responses(random: &mut Random) -> Recorded {
     let (Numbers { tokens, shown }, mut body) = (numbers(random), Body::default());
     body.event("response.created", r#"{"type":"response.created","response":{"id":"resp_1","object":"response","status":"in_progress","model":"gpt-5","output":[],"usage":null}}"#);
     for at in 0..shown {
-        let data = format!(r#"{{"type":"response.output_text.delta","item_id":"msg_1","output_index":0,"content_index":0,"delta":"{}","sequence_number":{at}}}"#, random.word());
+        let data = format!(
+            r#"{{"type":"response.output_text.delta","item_id":"msg_1","output_index":0,"content_index":0,"delta":"{}","sequence_number":{at}}}"#,
+            random.word()
+        );
         body.token("response.output_text.delta", &data);
     }
     let data = format!(
         r#"{{"type":"response.completed","response":{{"id":"resp_1","status":"completed","model":"gpt-5","output":[{{"type":"message","content":[{{"type":"output_text","text":"x"}}]}}],"usage":{{"input_tokens":{},"input_tokens_details":{{"cached_tokens":{}}},"output_tokens":{},"output_tokens_details":{{"reasoning_tokens":{}}},"total_tokens":{}}}}}}}"#,
-        tokens.input, tokens.cached, tokens.output, tokens.reasoning, tokens.total()
+        tokens.input,
+        tokens.cached,
+        tokens.output,
+        tokens.reasoning,
+        tokens.total()
     );
     body.event("response.completed", &data);
     body.end(Framing::Events, tokens)
@@ -148,21 +168,32 @@ fn openai_responses(random: &mut Random) -> Recorded {
 fn anthropic_events(random: &mut Random) -> (Vec<(&'static str, String, bool)>, Tokens) {
     let Numbers { shown, .. } = numbers(random);
     let (fresh, read, written) = (1 + random.below(3000), random.below(2000), random.below(2000));
-    let tokens = Tokens { input: fresh + read + written, output: shown + 3, cached: read, cache_written: written, reasoning: 0 };
+    let tokens =
+        Tokens { input: fresh + read + written, output: shown + 3, cached: read, cache_written: written, reasoning: 0 };
     let start = format!(
         r#"{{"type":"message_start","message":{{"id":"msg_1","type":"message","role":"assistant","content":[],"model":"claude-sonnet-4-5","stop_reason":null,"stop_sequence":null,"usage":{{"input_tokens":{fresh},"cache_creation_input_tokens":{written},"cache_read_input_tokens":{read},"cache_creation":{{"ephemeral_5m_input_tokens":{written},"ephemeral_1h_input_tokens":0}},"output_tokens":1,"service_tier":"standard"}}}}}}"#
     );
     let mut events = vec![
         ("message_start", start, false),
-        ("content_block_start", r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#.into(), false),
+        (
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#.into(),
+            false,
+        ),
         ("ping", r#"{"type": "ping"}"#.into(), false),
     ];
     for _ in 0..shown {
-        let data = format!(r#"{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{}"}}}}"#, random.word());
+        let data = format!(
+            r#"{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"{}"}}}}"#,
+            random.word()
+        );
         events.push(("content_block_delta", data, true));
     }
     events.push(("content_block_stop", r#"{"type":"content_block_stop","index":0}"#.into(), false));
-    let delta = format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn","stop_sequence":null}},"usage":{{"output_tokens":{}}}}}"#, tokens.output);
+    let delta = format!(
+        r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn","stop_sequence":null}},"usage":{{"output_tokens":{}}}}}"#,
+        tokens.output
+    );
     events.push(("message_delta", delta, false));
     (events, tokens)
 }
@@ -179,7 +210,11 @@ fn anthropic(random: &mut Random) -> Recorded {
 fn bedrock_invoke(random: &mut Random) -> Recorded {
     let ((events, tokens), mut body) = (anthropic_events(random), Body::default());
     let wrapped = |data: &str, random: &mut Random| {
-        format!(r#"{{"bytes":"{}","p":"{}"}}"#, base64(data), &"abcdefghijklmnopqrstuvwxyzABCDEF"[..random.below(32) as usize])
+        format!(
+            r#"{{"bytes":"{}","p":"{}"}}"#,
+            base64(data),
+            &"abcdefghijklmnopqrstuvwxyzABCDEF"[..random.below(32) as usize]
+        )
     };
     for (_, data, is_token) in events {
         body.frame("chunk", &wrapped(&data, random));
@@ -189,7 +224,10 @@ fn bedrock_invoke(random: &mut Random) -> Recorded {
     }
     let stop = format!(
         r#"{{"type":"message_stop","amazon-bedrock-invocationMetrics":{{"inputTokenCount":{},"outputTokenCount":{},"invocationLatency":1200,"firstByteLatency":300,"cacheReadInputTokenCount":{},"cacheWriteInputTokenCount":{}}}}}"#,
-        tokens.input - tokens.cached - tokens.cache_written, tokens.output, tokens.cached, tokens.cache_written
+        tokens.input - tokens.cached - tokens.cache_written,
+        tokens.output,
+        tokens.cached,
+        tokens.cache_written
     );
     body.frame("chunk", &wrapped(&stop, random));
     body.end(Framing::AmazonEventStream, tokens)
@@ -198,7 +236,8 @@ fn bedrock_invoke(random: &mut Random) -> Recorded {
 fn bedrock_converse(random: &mut Random) -> Recorded {
     let (Numbers { shown, .. }, mut body) = (numbers(random), Body::default());
     let (fresh, read, written) = (1 + random.below(3000), random.below(2000), random.below(2000));
-    let tokens = Tokens { input: fresh + read + written, output: shown, cached: read, cache_written: written, reasoning: 0 };
+    let tokens =
+        Tokens { input: fresh + read + written, output: shown, cached: read, cache_written: written, reasoning: 0 };
     body.frame("messageStart", r#"{"p":"abcd","role":"assistant"}"#);
     for _ in 0..shown {
         let data = format!(r#"{{"contentBlockIndex":0,"delta":{{"text":"{}"}},"p":"abcdefghijk"}}"#, random.word());
@@ -208,7 +247,8 @@ fn bedrock_converse(random: &mut Random) -> Recorded {
     body.frame("messageStop", r#"{"p":"abc","stopReason":"end_turn"}"#);
     let data = format!(
         r#"{{"metrics":{{"latencyMs":551}},"p":"abcdefgh","usage":{{"cacheReadInputTokens":{read},"cacheWriteInputTokens":{written},"inputTokens":{fresh},"outputTokens":{},"totalTokens":{}}}}}"#,
-        tokens.output, tokens.total()
+        tokens.output,
+        tokens.total()
     );
     body.frame("metadata", &data);
     body.end(Framing::AmazonEventStream, tokens)
@@ -222,7 +262,11 @@ fn gemini_chunks(random: &mut Random) -> (Vec<String>, Tokens) {
         let output = at;
         format!(
             r#"{{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}],"role":"model"}}{end},"index":0}}],"usageMetadata":{{"promptTokenCount":{},"candidatesTokenCount":{output},"totalTokenCount":{},"cachedContentTokenCount":{},"promptTokensDetails":[{{"modality":"TEXT","tokenCount":{}}}],"thoughtsTokenCount":{}}},"modelVersion":"gemini-2.5-flash","responseId":"r-1"}}"#,
-            tokens.input, tokens.input + output + tokens.reasoning, tokens.cached, tokens.input, tokens.reasoning
+            tokens.input,
+            tokens.input + output + tokens.reasoning,
+            tokens.cached,
+            tokens.input,
+            tokens.reasoning
         )
     };
     ((1..=shown).map(|at| chunk(at, random.word())).collect(), tokens)
@@ -250,10 +294,21 @@ fn mistral(random: &mut Random) -> Recorded {
     tokens = Tokens { input: tokens.input, output: shown, ..Tokens::default() };
     for at in 1..=shown {
         let (reason, usage) = match at == shown {
-            true => ("\"stop\"", format!(r#","usage":{{"prompt_tokens":{},"total_tokens":{},"completion_tokens":{}}}"#, tokens.input, tokens.total(), tokens.output)),
+            true => (
+                "\"stop\"",
+                format!(
+                    r#","usage":{{"prompt_tokens":{},"total_tokens":{},"completion_tokens":{}}}"#,
+                    tokens.input,
+                    tokens.total(),
+                    tokens.output
+                ),
+            ),
             false => ("null", String::new()),
         };
-        let data = format!(r#"{{"id":"c","object":"chat.completion.chunk","model":"mistral-small-latest","choices":[{{"index":0,"delta":{{"content":"{}"}},"finish_reason":{reason}}}]{usage}}}"#, random.word());
+        let data = format!(
+            r#"{{"id":"c","object":"chat.completion.chunk","model":"mistral-small-latest","choices":[{{"index":0,"delta":{{"content":"{}"}},"finish_reason":{reason}}}]{usage}}}"#,
+            random.word()
+        );
         body.token("", &data);
     }
     body.event("", "[DONE]");
@@ -263,14 +318,23 @@ fn mistral(random: &mut Random) -> Recorded {
 fn cohere(random: &mut Random) -> Recorded {
     let (Numbers { mut tokens, shown }, mut body) = (numbers(random), Body::default());
     tokens = Tokens { input: tokens.input + 70, output: shown, ..Tokens::default() };
-    body.event("message-start", r#"{"type":"message-start","id":"1","delta":{"message":{"role":"assistant","content":[]}}}"#);
+    body.event(
+        "message-start",
+        r#"{"type":"message-start","id":"1","delta":{"message":{"role":"assistant","content":[]}}}"#,
+    );
     for _ in 0..shown {
-        let data = format!(r#"{{"type":"content-delta","index":0,"delta":{{"message":{{"content":{{"text":"{}"}}}}}}}}"#, random.word());
+        let data = format!(
+            r#"{{"type":"content-delta","index":0,"delta":{{"message":{{"content":{{"text":"{}"}}}}}}}}"#,
+            random.word()
+        );
         body.token("content-delta", &data);
     }
     let data = format!(
         r#"{{"type":"message-end","delta":{{"finish_reason":"COMPLETE","usage":{{"billed_units":{{"input_tokens":{},"output_tokens":{}}},"tokens":{{"input_tokens":{},"output_tokens":{}}}}}}}}}"#,
-        tokens.input - 70, tokens.output, tokens.input, tokens.output
+        tokens.input - 70,
+        tokens.output,
+        tokens.input,
+        tokens.output
     );
     body.event("message-end", &data);
     body.end(Framing::Events, tokens)
@@ -281,10 +345,17 @@ fn openrouter(random: &mut Random) -> Recorded {
     body.bytes.extend_from_slice(b": OPENROUTER PROCESSING\n\n");
     for at in 1..=shown {
         let reason = if at == shown { "\"stop\"" } else { "null" };
-        let data = format!(r#"{{"id":"gen-1","provider":"OpenAI","model":"openai/gpt-4o","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{"role":"assistant","content":"{}"}},"finish_reason":{reason},"native_finish_reason":{reason}}}]}}"#, random.word());
+        let data = format!(
+            r#"{{"id":"gen-1","provider":"OpenAI","model":"openai/gpt-4o","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{"role":"assistant","content":"{}"}},"finish_reason":{reason},"native_finish_reason":{reason}}}]}}"#,
+            random.word()
+        );
         body.token("", &data);
     }
-    let usage = openai_usage(&tokens).replacen('{', r#"{"cost":0.00014,"is_byok":false,"cost_details":{"upstream_inference_cost":null},"#, 1);
+    let usage = openai_usage(&tokens).replacen(
+        '{',
+        r#"{"cost":0.00014,"is_byok":false,"cost_details":{"upstream_inference_cost":null},"#,
+        1,
+    );
     body.event("", &format!(r#"{{"id":"gen-1","provider":"OpenAI","model":"openai/gpt-4o","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{"role":"assistant","content":""}},"finish_reason":null}}],"usage":{usage}}}"#));
     body.event("", "[DONE]");
     body.end(Framing::Events, tokens)
@@ -358,7 +429,10 @@ fn an_answer_without_usage_is_unknown_and_bounded_by_its_bytes() {
     for (framing, body) in [
         (Framing::Json, r#"{"object":"list","data":[{"id":"gpt-4o"}]}"#),
         (Framing::Json, r#"{"choices":[{"message":{"content":"{\"usage\":{\"completion_tokens\":1}}"}}]}"#),
-        (Framing::Events, "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"),
+        (
+            Framing::Events,
+            "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+        ),
         (Framing::AmazonEventStream, "not a frame at all"),
     ] {
         let mut meter = Meter::new(framing);
