@@ -162,7 +162,7 @@ pub(crate) async fn call(
     let parts = &identified.admitted.parts;
     let is_streamed = !matches!(body, Received::Read(_));
     if let Some(kind) = form::kind_of(parts, &body, &service) {
-        form::check_coding(parts, kind)?;
+        form::check_coding(parts)?;
         if is_streamed && !service.allow_method_override && !parts.headers.contains_key(header::CONTENT_TYPE) {
             body = form::watch(body, bounds, record);
         } else {

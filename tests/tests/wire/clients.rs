@@ -1,7 +1,11 @@
 //! Clients that people have, in path mode: those that wait for a challenge before they show a
 //! token, and those whose names and methods are unusual.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{Arc, OnceLock},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use seks_tests::{
@@ -174,6 +178,56 @@ fn python_gitlab_with_names_that_it_escapes_needlessly() {
                 || t.ends_with("/files/dir%2Fr%C3%A9sum%C3%A9.md"))
         );
         rig.upstream.forget();
+    }
+}
+
+/// Writes a wheel of an empty package in base64.
+const WHEEL: &str = "import base64, io, sys, zipfile\n\
+    buffer = io.BytesIO()\n\
+    wheel, info = zipfile.ZipFile(buffer, 'w'), 'demo_pkg-1.0.dist-info/'\n\
+    wheel.writestr('demo_pkg/__init__.py', '')\n\
+    wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: demo-pkg\\nVersion: 1.0\\n')\n\
+    wheel.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n\
+    wheel.writestr(info + 'RECORD', '')\n\
+    wheel.close()\n\
+    print(base64.b64encode(buffer.getvalue()).decode(), end='')\n";
+
+#[test]
+#[cfg_attr(not(has = "python-sdks"), ignore = "needs python-sdks")]
+fn pip_downloads_from_an_index_that_names_itself() {
+    let wheel = STANDARD.decode(succeeded(&python(WHEEL, "python/bin/python", &[]))).unwrap();
+    for html in [false, true] {
+        let (origin, wheel): (Arc<OnceLock<String>>, _) = (Arc::default(), wheel.clone());
+        let own = origin.clone();
+        let upstream = Upstream::start(move |request| {
+            let file = "demo_pkg-1.0-py3-none-any.whl";
+            let url = format!("{}/packages/{file}", own.get().unwrap());
+            let page = |kind: &str, body: String| Answer::with(200, &[("Content-Type", kind)], body);
+            match request.path().as_str() {
+                _ if request.header("authorization") != Some(basic()) => Answer::with(401, &[], ""),
+                "/simple/demo-pkg/" if html => {
+                    page("application/vnd.pypi.simple.v1+html", format!("<!DOCTYPE html><a href=\"{url}\">{file}</a>"))
+                }
+                "/simple/demo-pkg/" => page(
+                    "application/vnd.pypi.simple.v1+json",
+                    format!(
+                        r#"{{"meta":{{"api-version":"1.0"}},"name":"demo-pkg","files":[{{"filename":"{file}","url":"{url}","hashes":{{}}}}]}}"#
+                    ),
+                ),
+                path if path.ends_with(file) => Answer::with(200, &[], wheel.clone()),
+                _ => Answer::with(404, &[], ""),
+            }
+        });
+        origin.set(upstream.origin()).unwrap();
+        let rig = Rig::with(upstream, &format!("rewrite_urls = true\n{GIT}"));
+        let home = tempfile::tempdir().unwrap();
+        let mut command = client(&installed("python/bin/python"), home.path());
+        let address = rig.sandbox.proxy();
+        let index = format!("http://x:{}@localhost:{}/api/acme/simple/", rig.token, address.port());
+        command.args(["-m", "pip", "download", "--isolated", "--no-cache-dir", "--no-deps"]);
+        command.args(["--disable-pip-version-check", "--index-url", &index, "--dest"]).arg(home.path()).arg("demo-pkg");
+        succeeded(&run(&mut command, b""));
+        assert!(home.path().join("demo_pkg-1.0-py3-none-any.whl").exists(), "html: {html}");
     }
 }
 

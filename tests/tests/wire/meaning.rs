@@ -320,6 +320,8 @@ fn a_service_that_takes_overrides_has_both_methods_of_a_json_body_decided() {
     }
     rig.assert_refused(&post("/keys/7", r#"{"a":"\\","\u005fmethod":"\u0064elete"}"#), 403, "policy_denied");
     rig.assert_refused(&post("/x", r#"{"_method":"LOCK"}"#), 405, "request_invalid");
+    let ignored = format!("{JSON}Content-Encoding: gzip\r\n");
+    rig.assert_refused(&rig.ask("POST", "/keys/7", &ignored, r#"{"_method":"DELETE"}"#), 403, "policy_denied");
     for body in [r#"{"_method":7}"#, r#"{"_method":"PUT","_method":"GET"}"#, r#"{/*"*/"_method":"DELETE"}"#] {
         let reply = post("/x", body);
         rig.assert_refused(&reply, 400, "request_invalid");
@@ -347,7 +349,7 @@ fn a_form_that_cannot_be_read_is_refused() {
         (&rig, "Content-Type: application/octet-stream\r\n", 200),
         (&rig, JSON, 200),
         (&rig, "", 200),
-        (&overriding, JSON, 400),
+        (&overriding, JSON, 200),
         (&overriding, URLENCODED, 400),
     ] {
         let reply = rig.ask("POST", "/x", &format!("{GZIP}{lines}"), "\u{1f}?");

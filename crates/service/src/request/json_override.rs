@@ -15,6 +15,10 @@ const MAX_VALUE: usize = 128;
 /// Looks for members of the outermost object that override the method.
 #[derive(Debug, Default)]
 pub(super) struct MemberScan {
+    /// The first byte of a value has come.
+    begun: bool,
+    /// It begins no JSON, as compressed text does: nobody finds a member in it.
+    is_other: bool,
     /// Objects and arrays that are open.
     depth: u32,
     /// The outermost value is an object.
@@ -52,7 +56,7 @@ impl MemberScan {
         mut data: &[u8],
         mut overridden: impl FnMut(&str) -> Result<(), FormError>,
     ) -> Result<(), FormError> {
-        while !data.is_empty() {
+        while !data.is_empty() && !self.is_other {
             data = match self.string.take() {
                 Some(string) => self.read_string(string, data, &mut overridden)?,
                 None => self.read_structure(data, &mut overridden)?,
@@ -66,6 +70,17 @@ impl MemberScan {
         if std::mem::take(&mut self.expects_method) { Err(FormError::MethodOverrideForm) } else { Ok(()) }
     }
 
+    /// Whether the text has begun with this byte: white space and a byte order mark may stand
+    /// before it.
+    fn begin(&mut self, byte: u8) -> bool {
+        self.begun = !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c | 0xef | 0xbb | 0xbf);
+        // A value, or what only lax parsers read: comments, other quotes and UTF-16.
+        let may_begin = matches!(byte, b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n')
+            || matches!(byte, b'/' | b'#' | b'\'' | b'`' | b'\\' | 0 | 0xfe | 0xff);
+        self.is_other = self.begun && !may_begin;
+        self.begun
+    }
+
     /// Reads up to the first byte of a string; gives what follows.
     fn read_structure<'a>(
         &mut self,
@@ -73,6 +88,12 @@ impl MemberScan {
         overridden: &mut impl FnMut(&str) -> Result<(), FormError>,
     ) -> Result<&'a [u8], FormError> {
         for (at, byte) in data.iter().enumerate() {
+            if !self.begun && !self.begin(*byte) {
+                continue;
+            }
+            if self.is_other {
+                return Ok(b"");
+            }
             let is_member = self.depth == 1 && self.is_object;
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' | b':' => continue,
@@ -214,6 +235,8 @@ mod tests {
             r#"{"method":"DELETE","http_method":"DELETE","_methods":"DELETE","payment_method":"x"}"#,
             r#""_method""#,
             "12",
+            "\u{1f}?{\"_method\":\"DELETE\",'/",
+            "a=1&_method=DELETE",
             "",
         ] {
             assert_eq!(at_every_split(false, body), Ok(None), "{body}");
