@@ -194,6 +194,7 @@ fn is_kept(key: &Key) -> bool {
         Key::AuditKey
         | Key::AuditSigningKey
         | Key::AdminHead(_)
+        | Key::AdminArchive(_)
         | Key::AdminChange(..)
         | Key::Authority
         | Key::Canary

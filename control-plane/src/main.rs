@@ -76,6 +76,10 @@ enum Command {
     /// Re-wraps every sealed record under the active key-encryption key. Can be interrupted and
     /// repeated. With an embedded store the control plane must be stopped meanwhile.
     RotateKek,
+    /// Makes a new audit key, to which nodes seal their records from then on. Earlier records stay
+    /// readable. Running replicas take it over within 10 seconds. With an embedded store the control
+    /// plane must be stopped meanwhile. All replicas must have this version.
+    RotateAuditKey,
     /// Writes all of the store to a new file: envelopes and metadata, of no use without the
     /// key-encryption key. With an embedded store the control plane must be stopped meanwhile.
     Backup {
@@ -170,6 +174,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::AcceptRollback { reason }) => {
             runtime.block_on(tools::backup::accept_rollback(&config, &reason)).map_err(located)
         }
+        Some(Command::RotateAuditKey) => runtime.block_on(tools::rotate_audit_key(&config)).map_err(located),
         Some(Command::RotateKek) => runtime.block_on(tools::rotate_kek(&config)).map_err(located),
         None | Some(Command::Serve | Command::CreateKek { .. }) => {
             runtime.block_on(serve(config, arguments.config.clone(), sources)).map_err(located)

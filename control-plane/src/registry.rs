@@ -7,6 +7,7 @@
 //!
 //! Limits, all checked before anything is written: see [`limits`].
 
+pub mod admin_archive;
 mod admin_chain;
 mod agent;
 pub mod audit_head;

@@ -1,5 +1,6 @@
 //! The control plane as a whole: what starts in which order, and how it stops.
 
+mod archiver;
 pub mod listener;
 mod runtimes;
 mod start;
@@ -27,6 +28,7 @@ use self::{
     listener::Listener,
     runtimes::{Runtimes, run_on},
     tls::{ClientCertificate, Source},
+    trail::AuditKeySource,
     upgrade::Upgrade,
 };
 use crate::{
@@ -119,7 +121,7 @@ impl ControlPlane {
     async fn listen(
         config: &Config,
         telemetry: Telemetry,
-        Components { store, records, authority, registry, .. }: &Components,
+        Components { store, sealer, records, authority, registry, .. }: &Components,
         distribution: Distribution,
         replica: String,
         runtimes: Runtimes,
@@ -179,7 +181,7 @@ impl ControlPlane {
         };
         plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
         trail::log_state(plane.distribution.trail());
-        plane.keep_trail(config, here);
+        plane.keep_trail(config, here, AuditKeySource { store: Arc::clone(store), sealer: Arc::clone(sealer) });
         plane.start_tasks(refresher, trust_refresher, records);
         let metrics = plane.metrics_addr.map(tracing::field::display);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, metrics, store = store.kind(), "serving");

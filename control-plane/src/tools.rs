@@ -7,6 +7,7 @@ use std::{io::Write as _, path::Path};
 
 use seks_control_plane::{
     Components, Config,
+    authority::audit_key,
     seal::{Sealer, rotate},
 };
 use seks_runtime::Exit;
@@ -17,6 +18,15 @@ use crate::Failure;
 /// Makes a key-encryption key.
 pub(crate) fn create_kek(out: &Path) -> Result<(), Failure> {
     Sealer::create_file(out).map_err(|e| Failure::usage(&format!("--out: {e}")))
+}
+
+/// Makes a new audit key, and says so on stdout.
+pub(crate) async fn rotate_audit_key(config: &Config) -> Result<(), Failure> {
+    let foundation = Components::open(config).await?;
+    let rotated = audit_key::rotate(foundation.store.as_ref(), &foundation.sealer).await;
+    let (new, before) = rotated.map_err(|e| Failure::new(Exit::Failed, &e))?;
+    let line = format!("audit records are sealed to key {new} now; key {before} is kept for what is sealed to it\n");
+    std::io::stdout().write_all(line.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))
 }
 
 /// Re-wraps every sealed record under the active key-encryption key, and says what came of it on

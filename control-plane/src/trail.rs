@@ -16,10 +16,11 @@ use self::{
 };
 use parking_lot::Mutex;
 use seks_audit::{
+    admin::archive::{Archive, ArchiveError, ArchiveOptions},
     chain::{ChainId, Digest, Head},
     disk::{Directory, DirectoryLock},
     record::{FieldsOf, Value, field},
-    seal::AuditKeyPair,
+    seal::AuditKeys,
     signing::SigningKey,
     spool::unix_micros,
     trail::{
@@ -33,6 +34,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
 pub use self::follow::Follow;
 
+/// The archive's directory in the trail's.
+const ARCHIVE: &str = "admin";
 /// Groups of arrivals that wait for the thread. A node's upload waits when there are more.
 const QUEUE: usize = 8;
 /// Arrivals that are written together at most.
@@ -94,6 +97,9 @@ pub enum OpenTrailError {
     /// What is in it.
     #[error("audit.dir: {0}")]
     Trail(#[from] TrailError),
+    /// The archive of admin changes in it.
+    #[error("audit.dir: admin changes: {0}")]
+    Archive(#[from] ArchiveError),
 }
 
 impl TrailConfig {
@@ -120,6 +126,7 @@ pub struct Trail(Arc<Inner>);
 
 struct Inner {
     blocks: Arc<Blocks>,
+    archive: Arc<Archive>,
     arrivals: mpsc::Sender<(Vec<Arrival>, Reply)>,
     /// Changes when records have arrived.
     grown: watch::Sender<()>,
@@ -131,6 +138,7 @@ struct Inner {
     /// Until somebody takes them.
     alarms: Mutex<Option<mpsc::Receiver<Alarm>>>,
     heads: Mutex<HashMap<String, Reports>>,
+    key_changes: watch::Sender<()>,
     _lock: DirectoryLock,
 }
 
@@ -161,14 +169,15 @@ impl Trail {
     ///
     /// # Errors
     /// [`OpenTrailError`].
-    pub fn open(config: &TrailConfig, key: AuditKeyPair, signing: SigningKey) -> Result<Self, OpenTrailError> {
+    pub fn open(config: &TrailConfig, keys: AuditKeys, signing: SigningKey) -> Result<Self, OpenTrailError> {
         config.check()?;
         let failed = |source| OpenTrailError::Directory { path: config.dir.clone(), source };
         let disk = Directory::open(&config.dir).map_err(failed)?;
         let lock = disk.lock().map_err(failed)?;
         let options =
             TrailOptions { max_age: config.retention, max_bytes: config.max_bytes, ..TrailOptions::default() };
-        let blocks = Arc::new(Blocks::open(Arc::new(disk), key, options)?);
+        let keys = Arc::new(keys);
+        let blocks = Arc::new(Blocks::open(Arc::new(disk), Arc::clone(&keys), options)?);
         let (arrivals, queue) = mpsc::channel(QUEUE);
         let (writer, grown) = (blocks.clone(), watch::Sender::new(()));
         let on_growth = grown.clone();
@@ -184,11 +193,15 @@ impl Trail {
                 write_arrivals(&writer, queue, observer);
             })
             .map_err(failed)?;
+        let archive = Directory::open(&config.dir.join(ARCHIVE)).map_err(failed)?;
+        let options = ArchiveOptions { max_age: config.retention, max_bytes: config.max_bytes };
+        let archive = Arc::new(Archive::open(Arc::new(archive), keys, options)?);
         let id = ChainId::generate().map_err(|error| failed(io::Error::other(error)))?.to_string();
         let (searches, uploads) = (Semaphore::new(SEARCHES), Semaphore::new(UPLOADS));
         let (heads, alarms) = (Mutex::default(), Mutex::new(Some(alarms)));
         Ok(Self(Arc::new(Inner {
             blocks,
+            archive,
             arrivals,
             grown,
             searches,
@@ -198,6 +211,7 @@ impl Trail {
             id,
             counters,
             alarms,
+            key_changes: watch::Sender::new(()),
             _lock: lock,
         })))
     }
@@ -208,10 +222,31 @@ impl Trail {
         self.0.blocks.public_key().as_bytes().to_vec()
     }
 
+    /// Takes over the audit keys as the store has them. Nodes that hand in records are told of a new
+    /// one.
+    pub fn replace_keys(&self, keys: AuditKeys) {
+        if self.0.blocks.keys().replace(keys) {
+            tracing::info!(key = %self.0.blocks.public_key().id(), "audit records are sealed to another key");
+            self.0.key_changes.send_replace(());
+        }
+    }
+
+    /// Changes whenever nodes shall seal to another key.
+    #[must_use]
+    pub fn key_changes(&self) -> watch::Receiver<()> {
+        self.0.key_changes.subscribe()
+    }
+
     /// What reads segments and frames.
     #[must_use]
     pub fn blocks(&self) -> &Arc<Blocks> {
         &self.0.blocks
+    }
+
+    /// Admin changes that have left the store, or will.
+    #[must_use]
+    pub fn archive(&self) -> &Arc<Archive> {
+        &self.0.archive
     }
 
     /// Room for one group of arrivals. A node that waits for it is held up by flow control, with

@@ -118,6 +118,19 @@ impl Spool {
         }
         let path = &self.0.directory;
         let failed = |source| OpenSpoolError::Directory { path: path.clone(), source };
+        let store_key = || {
+            let (file, new) = (path.join(KEY_FILE), path.join("audit-key.new"));
+            fs::write(&new, key.as_bytes()).and_then(|()| fs::rename(&new, &file)).map_err(failed)
+        };
+        if let (Some(recorder), Some(_)) = (&*self.recorder(), &current.key)
+            && !recorder.has_ended()
+        {
+            recorder.seal_to(key.clone());
+            store_key()?;
+            tracing::info!(key = %key.id(), "audit records are sealed to another key");
+            current.key = Some(key);
+            return Ok(());
+        }
         let directory = Directory::open(path).map_err(failed)?;
         if current.lock.is_none() {
             current.lock = Some(directory.lock().map_err(failed)?);
@@ -130,8 +143,7 @@ impl Spool {
             }
         }
         let recorder = Recorder::start(Arc::new(directory), key.clone(), self.0.options)?;
-        let (file, new) = (path.join(KEY_FILE), path.join("audit-key.new"));
-        fs::write(&new, key.as_bytes()).and_then(|()| fs::rename(&new, &file)).map_err(failed)?;
+        store_key()?;
         tracing::info!(key = %key.id(), "audit records are spooled");
         self.0.recorder.store(Some(Arc::new(recorder)));
         current.key = Some(key);

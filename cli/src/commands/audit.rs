@@ -67,12 +67,12 @@ pub enum Verb {
     },
     /// Print who issued, revoked and changed what: before and after, newest first
     #[command(
-        after_help = "Examples:\n  seks audit admin --since 7d\n  seks audit admin --operator alice -o json\n  seks audit admin --tenant acme --object tok-abc --since 90d\n\nThe newest 10,000 changes of each tenant and of the fleet are kept. Refused calls are listed as `denied`."
+        after_help = "Examples:\n  seks audit admin --since 7d\n  seks audit admin --operator alice -o json\n  seks audit admin --tenant acme --object tok-abc --since 90d\n\nReplicas with a trail keep changes as long as requests (`audit.retention`); without a trail the newest 10,000 of each tenant and of the fleet are kept. Refused calls are listed as `denied`."
     )]
     Admin(admin::AdminArgs),
     /// Write records, chains and admin changes to files, signed by the control plane
     #[command(
-        after_help = "Examples:\n  seks audit key > audit.pem\n  seks audit export --since 30d --out audit-2026-11\n  seks audit verify audit-2026-11 --key audit.pem\n  zstdcat audit-2026-11/records-*.zst | jq 'select(.decision == \"deny\")'\n\nOf the whole fleet for operators with a role in all tenants, otherwise of one tenant: then without the chains."
+        after_help = "Examples:\n  seks audit key > audit.pem\n  seks audit export --since 30d --out audit-2026-11\n  seks audit verify audit-2026-11 --key audit.pem\n  zstdcat audit-2026-11/records-*.zst | jq 'select(.decision == \"deny\")'\n\nOf the whole fleet for operators with a role in all tenants, otherwise of one tenant: then without the chains. With several `endpoints` in the context, each replica's export is a directory in DIR."
     )]
     Export(export::ExportArgs),
     /// Print the public key that exports are verified with, as PEM
@@ -80,7 +80,7 @@ pub enum Verb {
     Key,
     /// Check that no record was changed or removed: of the trail, or of exports
     #[command(
-        after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n  seks audit verify audit-2026-11 --key audit.pem\n\nWith directories the control plane is not asked, but for its key when there is no --key. Exit code 1 when something is wrong."
+        after_help = "Examples:\n  seks audit verify\n  seks audit verify --timeout 10m -o json\n  seks audit verify audit-2026-11 --key audit.pem\n\nEvery replica in `endpoints` of the context is asked. With directories the control plane is not asked, but for its key when there is no --key. Exit code 1 when something is wrong, 6 when a replica did not answer."
     )]
     Verify(offline::VerifyArgs),
 }
@@ -161,6 +161,8 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
         return offline::run(global, args).await;
     }
     match &verb {
+        Verb::Verify(_) => return verify::run(global).await,
+        Verb::Export(args) => return export::run(global, args).await,
         Verb::Tail { follow, lines, filter } => {
             return tail(global, *follow, *lines, filter.clone().request()).await;
         }
@@ -177,11 +179,9 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
     }
     let client = global.connect().await?;
     match verb {
-        Verb::Tail { .. } | Verb::Search { .. } => {} // above
+        Verb::Tail { .. } | Verb::Search { .. } | Verb::Verify(_) | Verb::Export(_) => {} // above
         Verb::Admin(args) => admin::run(global, client, args).await?,
-        Verb::Export(args) => export::run(global, &client, args).await?,
         Verb::Key => export::key(global, &client).await?,
-        Verb::Verify(_) => return verify::run(global, &client).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,11 +4,12 @@ use std::{cmp::Reverse, time::Duration};
 
 use prost::Message as _;
 use seks_audit::{
-    admin::{Fault, Link, digest, verify},
+    admin::{Fault, Link, digest, oldest_kept, verify},
     chain::Digest,
 };
 use seks_proto::wire::{AdminChange, AdminChangeEntry, AdminChangesRequest, AdminChangesResponse, AuditFinding};
 use seks_types::id::TenantName;
+use tokio::sync::mpsc;
 use tonic::Code;
 
 use super::{
@@ -20,10 +21,12 @@ use super::{
 };
 use crate::{
     rate::{Rate, RateLimits},
-    registry::{Actor, AdminHead, RegistryError},
+    registry::{Actor, AdminHead},
     store::{Revision, key::AdminChainName},
 };
 
+/// Archived changes that may wait for who reads them.
+const ARCHIVED: usize = 64;
 /// Changes on a page: the default, and the maximum.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
@@ -131,7 +134,7 @@ impl<'a> Listing<'a> {
         self.wanted.since_us.saturating_sub(u64::try_from(CLOCK_SKEW.as_micros()).unwrap_or(u64::MAX))
     }
 
-    async fn read(&mut self, admin: &Admin, chain: &AdminChainName, until: Until) -> Result<(), RegistryError> {
+    async fn read(&mut self, admin: &Admin, chain: &AdminChainName, until: Until) -> Answer<()> {
         let (text, oldest_us) = (chain.to_string(), self.oldest_us());
         let each = |encoded: bytes::Bytes, revision: Revision| {
             let Ok(change) = AdminChange::decode(encoded.clone()) else { return true }; // `verify` names it
@@ -140,7 +143,7 @@ impl<'a> Listing<'a> {
             self.take(&text, &change, &encoded, revision);
             goes_on
         };
-        admin.registry().admin_changes(chain, each).await
+        read_chain(admin, chain, each).await
     }
 
     fn take(&mut self, chain: &str, change: &AdminChange, encoded: &[u8], revision: Revision) {
@@ -186,6 +189,41 @@ fn place(token: &str) -> Option<Place> {
     Some((at_us.parse().ok()?, chain.into(), sequence.parse().ok()?))
 }
 
+/// Calls `each` with the changes of a chain, encoded, the newest first, and the revision of each,
+/// until it returns `false`: those that the store has, and then those of this replica's archive.
+pub(super) async fn read_chain(
+    admin: &Admin,
+    chain: &AdminChainName,
+    mut each: impl FnMut(bytes::Bytes, Revision) -> bool,
+) -> Answer<()> {
+    let (mut oldest, mut goes_on) = (u64::MAX, true);
+    let of_store = |sequence, encoded, revision| {
+        oldest = sequence;
+        goes_on = each(encoded, revision);
+        goes_on
+    };
+    admin.registry().admin_changes(chain, of_store).await?;
+    let Some(trail) = admin.0.distribution.trail().filter(|_| goes_on && oldest > 1) else { return Ok(()) };
+    let (archive, name) = (trail.archive().clone(), chain.to_string());
+    let (changes, mut archived) = mpsc::channel(ARCHIVED);
+    let reading = tokio::task::spawn_blocking(move || {
+        archive.read(&name, oldest, &mut |change| changes.blocking_send(change).is_ok())
+    });
+    while let Some(change) = archived.recv().await {
+        if !each(change.encoded.into(), change.revision) {
+            break;
+        }
+    }
+    drop(archived);
+    match reading.await {
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the archive of admin changes cannot be read");
+            Err(Problem::unavailable("TRAIL", "the archive of admin changes cannot be read"))
+        }
+        Ok(Ok(())) | Err(_) => Ok(()), // a panic in there has been reported
+    }
+}
+
 /// Recomputes all chains. Returns how many changes there are.
 pub(super) async fn verify_chains(admin: &Admin, findings: &mut Vec<AuditFinding>) -> Answer<u64> {
     let mut changes = 0;
@@ -193,14 +231,17 @@ pub(super) async fn verify_chains(admin: &Admin, findings: &mut Vec<AuditFinding
         let links = links(admin, &chain, &head).await?;
         changes += links.len() as u64;
         let end = Digest(head.digest.as_slice().try_into().unwrap_or([0; 32]));
-        findings.extend(verify(&links, head.sequence, end).into_iter().map(|fault| finding(&chain, fault)));
+        // Read behind the changes: what has left the store meanwhile is in an archive.
+        let archive = admin.registry().admin_archive(&chain).await?;
+        let oldest = archive.map_or(oldest_kept(head.sequence), |archive| archive.oldest_at(&admin.0.replica));
+        findings.extend(verify(&links, oldest, head.sequence, end).into_iter().map(|fault| finding(&chain, fault)));
     }
     Ok(changes)
 }
 
 /// A chain up to its end as it was read, the oldest change first. What was written since belongs to
 /// the next verification.
-async fn links(admin: &Admin, chain: &AdminChainName, head: &AdminHead) -> Result<Vec<Link>, RegistryError> {
+async fn links(admin: &Admin, chain: &AdminChainName, head: &AdminHead) -> Answer<Vec<Link>> {
     let mut links = Vec::new();
     let each = |encoded: bytes::Bytes, _| {
         // One that does not decode has the sequence 0, and is missed where it should be.
@@ -210,7 +251,7 @@ async fn links(admin: &Admin, chain: &AdminChainName, head: &AdminHead) -> Resul
         }
         true
     };
-    admin.registry().admin_changes(chain, each).await?;
+    read_chain(admin, chain, each).await?;
     links.reverse();
     Ok(links)
 }

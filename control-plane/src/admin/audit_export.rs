@@ -5,6 +5,7 @@ use std::{io, ops::Range};
 
 use prost::Message as _;
 use seks_audit::{
+    admin::archive::{ArchiveError, Forward},
     export::{ExportWriter, Manifest, Piece},
     record::{FieldsOf, Value, field},
     spool::unix_micros,
@@ -23,6 +24,7 @@ use super::{
     audit_view::{ChangeView, RecordView},
     auth::Caller,
     parse::name,
+    problem::Problem,
 };
 use crate::{registry::AdminHead, store::key::AdminChainName, trail::Trail};
 
@@ -59,6 +61,8 @@ pub(super) async fn export_fleet(
 struct Changes {
     chain: AdminChainName,
     head: AdminHead,
+    /// What the archive has of it is written first.
+    archived: Forward,
     changes: Vec<(bytes::Bytes, u64)>,
 }
 
@@ -69,7 +73,7 @@ async fn open(
     tenant: Option<TenantName>,
 ) -> Answer<AnswerStream<ExportAuditPiece>> {
     let trail = trail(admin)?.clone();
-    let changes = changes(admin, tenant.as_ref()).await?;
+    let changes = changes(admin, tenant.as_ref(), message.since_us).await?;
     let until_us = Some(message.until_us).filter(|until| *until > 0);
     let manifest = Manifest {
         replica: admin.0.replica.clone(),
@@ -95,32 +99,59 @@ async fn open(
 
 /// Of a tenant its chain, otherwise all. A tenant's chain may begin before the tenant: an owner of
 /// the fleet exports that.
-async fn changes(admin: &Admin, tenant: Option<&TenantName>) -> Answer<Vec<Changes>> {
+async fn changes(admin: &Admin, tenant: Option<&TenantName>, since_us: u64) -> Answer<Vec<Changes>> {
     let mut all = Vec::new();
     let Some(tenant) = tenant else {
         for (chain, head) in admin.registry().admin_heads().await? {
-            let mut changes = Vec::new();
-            let each = |encoded, revision| {
+            let (mut changes, mut before) = (Vec::new(), head.sequence + 1);
+            let each = |sequence, encoded, revision| {
+                before = sequence;
                 changes.push((encoded, revision));
                 true
             };
             admin.registry().admin_changes(&chain, each).await?;
             changes.reverse();
-            all.push(Changes { chain, head, changes });
+            all.push(Changes { chain, head, archived: Forward { from: 1, before, since_us }, changes });
         }
         return Ok(all);
     };
     let (chain, mut changes) = (AdminChainName::Tenant(tenant.clone()), Vec::new());
-    let each = |encoded: bytes::Bytes, revision| {
-        let change = AdminChange::decode(encoded.clone()).unwrap_or_default();
-        let is_creation = change.objects.iter().any(|object| object.kind == "tenant" && object.before.is_empty());
+    let (mut before, mut is_whole) = (1, false);
+    let each = |sequence, encoded: bytes::Bytes, revision| {
+        before = sequence;
+        is_whole = is_creation(&encoded);
         changes.push((encoded, revision));
-        !is_creation
+        !is_whole
     };
     admin.registry().admin_changes(&chain, each).await?;
     changes.reverse();
-    all.push(Changes { chain, head: AdminHead::default(), changes });
+    let from = if is_whole { before } else { creation_in_archive(admin, &chain, before).await? };
+    let archived = Forward { from, before, since_us };
+    all.push(Changes { chain, head: AdminHead::default(), archived, changes });
     Ok(all)
+}
+
+fn is_creation(encoded: &bytes::Bytes) -> bool {
+    let change = AdminChange::decode(encoded.clone()).unwrap_or_default();
+    change.objects.iter().any(|object| object.kind == "tenant" && object.before.is_empty())
+}
+
+/// The sequence of the change that created the tenant, which is older than what the store has.
+async fn creation_in_archive(admin: &Admin, chain: &AdminChainName, before: u64) -> Answer<u64> {
+    let (archive, name) = (trail(admin)?.archive().clone(), chain.to_string());
+    let search = tokio::task::spawn_blocking(move || {
+        let mut oldest = before;
+        archive.read(&name, before, &mut |change| {
+            oldest = change.sequence;
+            !is_creation(&change.encoded.into())
+        })?;
+        Ok::<_, ArchiveError>(oldest)
+    });
+    let found = search.await.map_err(|_| Problem::internal("the archive of admin changes cannot be read"))?;
+    found.map_err(|error| {
+        tracing::error!(%error, "the archive of admin changes cannot be read");
+        Problem::unavailable("TRAIL", "the archive of admin changes cannot be read")
+    })
 }
 
 type Sink<'a> = &'a mut (dyn FnMut(Piece) -> io::Result<()> + Send);
@@ -134,12 +165,18 @@ fn write(trail: &Trail, manifest: Manifest, changes: &[Changes], sink: Sink<'_>)
     if tenant.is_none() && until_us.is_none() {
         export.reported(&trail.known_heads());
     }
-    for Changes { chain, head, changes } in changes {
+    for Changes { chain, head, archived, changes } in changes {
+        let (name, mut first) = (chain.to_string(), archived.before);
+        let read = trail.archive().read_forward(&name, *archived, &mut |change| {
+            first = first.min(change.sequence);
+            write_change(&mut export, chain, &change.encoded, change.revision)
+        });
+        read.map_err(|error| io::Error::other(error.to_string()))?;
         for (encoded, revision) in changes {
             write_change(&mut export, chain, encoded, *revision)?;
         }
         if head.sequence > 0 {
-            export.admin_chain(&chain.to_string(), head.sequence, &head.digest);
+            export.admin_chain(&name, (first, head.sequence), &head.digest);
         }
     }
     export.finish(unreadable, trail.signing_key())?;

@@ -3,12 +3,12 @@
 use prost::Message as _;
 use seks_audit::{
     record::{Decision, field},
-    trail::{Entry, Finding, Page, Position, Problem as Found, Query, Test, Verification},
+    trail::{Entry, Finding, Page, Position, Problem as Found, Query, Test, Verification, VerifiedPart},
 };
 use seks_network::address::canonical_network;
 use seks_proto::wire::{
-    AuditEntry, AuditFinding, AuditRecord, Role, SearchAuditRequest, SearchAuditResponse, VerifyAuditRequest,
-    VerifyAuditResponse,
+    AuditChainPart, AuditEntry, AuditFinding, AuditRecord, Role, SearchAuditRequest, SearchAuditResponse,
+    VerifyAuditRequest, VerifyAuditResponse,
 };
 use seks_types::id::TenantName;
 
@@ -152,11 +152,12 @@ fn position(token: &str) -> Option<Position> {
 }
 
 /// Recomputes the chains of everything that this replica holds.
-pub(super) async fn verify(admin: &Admin, _: &Caller, _: VerifyAuditRequest) -> Answer<VerifyAuditResponse> {
+pub(super) async fn verify(admin: &Admin, _: &Caller, message: VerifyAuditRequest) -> Answer<VerifyAuditResponse> {
     let verified = match admin.0.distribution.trail() {
         Some(trail) => trail.verify().await.map_err(unavailable)?,
         None => Verification::default(),
     };
+    let parts = if message.with_parts { verified.parts.iter().map(part).collect() } else { Vec::new() };
     let mut findings: Vec<AuditFinding> = verified.findings.into_iter().map(finding).collect();
     let admin_changes = super::admin_changes::verify_chains(admin, &mut findings).await?;
     Ok(VerifyAuditResponse {
@@ -169,7 +170,21 @@ pub(super) async fn verify(admin: &Admin, _: &Caller, _: VerifyAuditRequest) -> 
         open_intents: verified.open_intents,
         replica: admin.0.replica.clone(),
         other_replicas: others(admin),
+        parts,
+        trail: admin.0.distribution.trail().map(|trail| trail.id().to_owned()).unwrap_or_default(),
     })
+}
+
+fn part(part: &VerifiedPart) -> AuditChainPart {
+    AuditChainPart {
+        node: part.node.clone(),
+        chain: part.head.chain.0.to_vec(),
+        after: part.after.map(|after| after.0.to_vec()).unwrap_or_default(),
+        first: part.first,
+        last: part.head.sequence,
+        before: part.before.0.to_vec(),
+        digest: part.head.digest.0.to_vec(),
+    }
 }
 
 fn finding(finding: Finding) -> AuditFinding {

@@ -1,7 +1,10 @@
 //! The audit keys: what nodes seal their records to, and what exports are signed with. Each is made
 //! once for a store and kept in it as an envelope; the first replica wins.
 
-use seks_audit::{seal::AuditKeyPair, signing::SigningKey};
+use seks_audit::{
+    seal::{AuditKeyPair, AuditKeys, KeyId},
+    signing::SigningKey,
+};
 use seks_types::secret::Secret;
 
 use super::AuthorityError;
@@ -10,14 +13,39 @@ use crate::{
     store::{Key, Store, StoreError, Transaction, Write},
 };
 
-/// The store's audit key, which is made when there is none.
+/// The store's audit keys. The first is made when there is none.
 ///
 /// # Errors
 /// [`AuthorityError::Damaged`], [`AuthorityError::Seal`], [`AuthorityError::Store`].
-pub async fn load_or_create(store: &dyn Store, sealer: &Sealer) -> Result<AuditKeyPair, AuthorityError> {
+pub async fn load_or_create(store: &dyn Store, sealer: &Sealer) -> Result<AuditKeys, AuthorityError> {
     let fresh = || AuditKeyPair::generate().ok().map(|key| Secret::new(key.to_bytes().to_vec()));
     let secret = load(store, sealer, Key::AuditKey, RecordId::audit_key(store.store_id()), fresh).await?;
-    AuditKeyPair::from_bytes(secret.expose()).map_err(|_| AuthorityError::Damaged)
+    AuditKeys::from_bytes(secret.expose()).map_err(|_| AuthorityError::Damaged)
+}
+
+/// Makes a new audit key the current one, and keeps the earlier ones for the files that are sealed
+/// to them. Returns the names of the new key and of the one before. Replicas of a version without
+/// rotation refuse to start from then on.
+///
+/// # Errors
+/// As [`load_or_create`].
+pub async fn rotate(store: &dyn Store, sealer: &Sealer) -> Result<(KeyId, KeyId), AuthorityError> {
+    let id = RecordId::audit_key(store.store_id());
+    loop {
+        load_or_create(store, sealer).await?;
+        let Some(record) = store.get(&Key::AuditKey).await? else { continue };
+        let secret = sealer.open(&id, &record.value).await?;
+        let keys = AuditKeys::from_bytes(secret.expose()).map_err(|_| AuthorityError::Damaged)?;
+        let before = keys.public().id();
+        keys.rotate().map_err(|_| AuthorityError::Damaged)?;
+        let envelope = sealer.seal(&id, &Secret::new(keys.to_bytes().to_vec())).await?;
+        let checks = vec![(Key::AuditKey, record.modified)];
+        match store.commit(Transaction { checks, writes: vec![Write::Put(Key::AuditKey, envelope)] }).await {
+            Ok(_) => return Ok((keys.public().id(), before)),
+            Err(StoreError::Conflict) => {} // another rotation: rotate what it made
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The key that signs exports, which is made when there is none.

@@ -148,9 +148,17 @@ impl Upload {
         }
         let chains: Vec<ChainId> = hello.chains.iter().filter_map(|chain| ChainId::from_bytes(chain)).collect();
         let heads = self.trail.blocks().heads(&self.node, &chains);
-        self.answer(heads, Vec::new()).await?;
-        let trail = self.trail.clone();
-        while let Some(message) = self.received.message().await? {
+        let (trail, mut keys) = (self.trail.clone(), self.trail.key_changes());
+        self.answer(AuditReceipt { audit_key: trail.public_key(), ..receipt(&heads, &[]) }).await?;
+        loop {
+            let message = tokio::select! {
+                message = self.received.message() => message?,
+                Ok(()) = keys.changed() => {
+                    self.answer(AuditReceipt { audit_key: trail.public_key(), ..AuditReceipt::default() }).await?;
+                    continue;
+                }
+            };
+            let Some(message) = message else { return Ok(()) };
             let _turn = trail.upload_turn().await;
             // What has arrived with it is written with it.
             let (mut group, mut bytes) = (Vec::new(), 0);
@@ -166,7 +174,6 @@ impl Upload {
                 self.write(group).await?;
             }
         }
-        Ok(())
     }
 
     /// Takes a segment or a frame. Returns the bytes of the frame.
@@ -218,15 +225,18 @@ impl Upload {
             }
         }
         heads.iter().for_each(|head| self.trail.acknowledged(&self.node, *head));
-        self.answer(heads, refused).await
+        self.answer(receipt(&heads, &refused)).await
     }
 
-    async fn answer(&self, heads: Vec<Head>, refused: Vec<ChainId>) -> Result<(), Status> {
-        let durable = heads.iter().map(to_wire).collect();
-        let refused = refused.iter().map(|chain| chain.0.to_vec()).collect();
-        let sent = self.receipts.send(Ok(AuditReceipt { durable, refused })).await;
+    async fn answer(&self, receipt: AuditReceipt) -> Result<(), Status> {
+        let sent = self.receipts.send(Ok(receipt)).await;
         sent.map_err(|_| Status::cancelled("the node has closed the stream"))
     }
+}
+
+fn receipt(heads: &[Head], refused: &[ChainId]) -> AuditReceipt {
+    let refused = refused.iter().map(|chain| chain.0.to_vec()).collect();
+    AuditReceipt { durable: heads.iter().map(to_wire).collect(), refused, ..AuditReceipt::default() }
 }
 
 fn to_wire(head: &Head) -> AuditHead {

@@ -3,7 +3,9 @@
 //!
 //! A tenant has a chain of its own; the fleet's has nodes, operators and refused calls. Two
 //! replicas that write at the same time conflict on the chain's head, and one of them tries again.
-//! A chain keeps [`KEPT`] changes.
+//! The store keeps the newest [`KEPT`] changes of a chain. Where a replica keeps a trail, older ones
+//! leave the store only when they are in an archive ([`super::admin_archive`]); without one they are
+//! removed.
 
 mod object;
 
@@ -16,7 +18,7 @@ use seks_audit::admin::{KEPT, digest};
 use seks_proto::wire::{AdminChange, AdminObject};
 
 use self::object::{Described, describe, identify};
-use super::{Change, Registry, RegistryError, record::Stored};
+use super::{Change, Registry, RegistryError, admin_archive::oldest_without_archive, record::Stored};
 use crate::{
     clock::unix_now_micros,
     store::{
@@ -25,6 +27,9 @@ use crate::{
     },
 };
 
+/// Changes beyond [`KEPT`] that may wait for an archive. Then only deletes and revocations are
+/// taken: whoever makes many changes must not be able to remove the record of earlier ones.
+const UNARCHIVED: u64 = 10_000;
 /// How often the head is read again when another replica has written to the chain.
 const ROUNDS: usize = 16;
 /// Objects of one change that are read at the same time.
@@ -76,12 +81,13 @@ pub struct AdminHead {
     pub at_us: u64,
 }
 
-/// One writer for each chain at a time, so that only replicas conflict.
+/// One writer for each chain at a time, so that only replicas conflict. The value is the oldest
+/// change that the store has, as far as it is known; 0: it is not.
 #[derive(Default)]
-pub(super) struct ChainLocks(Mutex<HashMap<AdminChainName, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct ChainLocks(Mutex<HashMap<AdminChainName, Arc<tokio::sync::Mutex<u64>>>>);
 
 impl ChainLocks {
-    fn of(&self, chain: &AdminChainName) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, chain: &AdminChainName) -> Arc<tokio::sync::Mutex<u64>> {
         self.0.lock().entry(chain.clone()).or_default().clone()
     }
 }
@@ -99,7 +105,7 @@ impl Registry {
         }
         let chain = objects.first().map_or(AdminChainName::Fleet, |object| object.chain.clone());
         let record = record(&actor, "ok", objects);
-        match self.append(&chain, change.clone(), record).await {
+        match self.append(&chain, change.clone(), record, is_last_resort).await {
             // A full store takes deletes alone. To revoke matters more than to have it in the
             // chain.
             Err(RegistryError::Store(StoreError::Full)) if is_last_resort => {
@@ -128,7 +134,7 @@ impl Registry {
         if !object.is_empty() {
             refused.objects.push(AdminObject { name: object.into(), ..AdminObject::default() });
         }
-        self.append(chain, Change::new(), refused).await.map(drop)
+        self.append(chain, Change::new(), refused, false).await.map(drop)
     }
 
     /// Records a tripwire: `facts` is a JSON object of names and addresses.
@@ -145,7 +151,7 @@ impl Registry {
         let mut alarm = record(actor, "alarm", Vec::new());
         let (kind, name) = ("token".into(), token.into());
         alarm.objects.push(AdminObject { kind, name, before: String::new(), after: facts });
-        self.append(chain, Change::new(), alarm).await.map(drop)
+        self.append(chain, Change::new(), alarm, false).await.map(drop)
     }
 
     /// Commits `change` with `record` at the end of `chain`.
@@ -154,9 +160,10 @@ impl Registry {
         chain: &AdminChainName,
         change: Change,
         mut record: AdminChange,
+        is_last_resort: bool,
     ) -> Result<Revision, RegistryError> {
         let lock = self.chain_locks.of(chain);
-        let _turn = lock.lock().await;
+        let mut kept_from = lock.lock().await;
         let mut head = self.load_admin_head(chain).await?;
         for _ in 0..ROUNDS {
             record.sequence = head.value.sequence + 1;
@@ -169,13 +176,19 @@ impl Registry {
                 .check(&head)
                 .put(head.key.clone(), &after)
                 .put_bytes(Key::AdminChange(chain.clone(), record.sequence), encoded.into());
-            if let Some(old) = record.sequence.checked_sub(KEPT).filter(|old| *old > 0) {
-                whole = whole.delete(Key::AdminChange(chain.clone(), old));
+            let room = self.admin_room(chain, record.sequence, &mut kept_from).await?;
+            if room == Room::None && !is_last_resort {
+                return Err(StoreError::Full.into());
+            }
+            if let Room::Replace(old) = room {
+                let archive = Key::AdminArchive(chain.clone());
+                whole = whole.check_absent(archive).delete(Key::AdminChange(chain.clone(), old));
             }
             match self.store.commit(whole.into_transaction()?).await {
                 Err(StoreError::Conflict) => {
                     let now = self.load_admin_head(chain).await?;
-                    if now.modified == head.modified {
+                    let is_archived = matches!(room, Room::Replace(_)) && self.admin_archive(chain).await?.is_some();
+                    if now.modified == head.modified && !is_archived {
                         return Err(StoreError::Conflict.into()); // of the change itself
                     }
                     head = now;
@@ -186,7 +199,41 @@ impl Registry {
         Err(RegistryError::Busy)
     }
 
-    async fn load_admin_head(&self, chain: &AdminChainName) -> Result<Stored<AdminHead>, RegistryError> {
+    /// What one more change, the number `sequence`, does to a chain. `kept_from` is what the caller
+    /// knows of the oldest one, so that the store is not asked each time.
+    async fn admin_room(
+        &self,
+        chain: &AdminChainName,
+        sequence: u64,
+        kept_from: &mut u64,
+    ) -> Result<Room, RegistryError> {
+        let limit = if *kept_from == 0 { KEPT } else { KEPT + UNARCHIVED };
+        if sequence - (*kept_from).max(1) < limit {
+            return Ok(Room::More);
+        }
+        if let Some(archive) = self.admin_archive(chain).await? {
+            *kept_from = archive.kept_from;
+            let is_full = sequence.saturating_sub(archive.kept_from) >= KEPT + UNARCHIVED;
+            if is_full {
+                tracing::error!(
+                    target: "seks.admin", %chain,
+                    "{UNARCHIVED} admin changes wait for a replica that archives them in its trail (audit.dir): \
+                     only deletes and revocations are taken"
+                );
+            }
+            return Ok(if is_full { Room::None } else { Room::More });
+        }
+        // The fleet's chain is archived first. A replica that archives comes to this one, too.
+        let is_archived = self.admin_archive(&AdminChainName::Fleet).await?.is_some();
+        let old = oldest_without_archive(sequence).checked_sub(1).filter(|old| *old > 0);
+        match old {
+            Some(_) if is_archived && sequence > KEPT + UNARCHIVED => Ok(Room::None),
+            Some(old) if !is_archived => Ok(Room::Replace(old)),
+            _ => Ok(Room::More),
+        }
+    }
+
+    pub(super) async fn load_admin_head(&self, chain: &AdminChainName) -> Result<Stored<AdminHead>, RegistryError> {
         let key = Key::AdminHead(chain.clone());
         let head = self.load::<AdminHead>(key.clone()).await?;
         Ok(head.unwrap_or_else(|| Stored { key, value: AdminHead::default(), modified: 0 }))
@@ -226,21 +273,24 @@ impl Registry {
         Ok(heads)
     }
 
-    /// Calls `each` with the changes of a chain, encoded, the newest first, and the revision of
-    /// each, until it returns `false`.
+    /// Calls `each` with the changes of a chain that the store has, the newest first, until it
+    /// returns `false`: the sequence, the change as it is encoded, and its revision.
     ///
     /// # Errors
     /// Of the store.
     pub async fn admin_changes(
         &self,
         chain: &AdminChainName,
-        mut each: impl FnMut(bytes::Bytes, Revision) -> bool,
+        mut each: impl FnMut(u64, bytes::Bytes, Revision) -> bool,
     ) -> Result<(), RegistryError> {
         let (prefix, mut after) = (prefix::admin_changes(chain), String::new());
         loop {
             let page = self.store.list_page(&prefix, &after, 1000).await?;
-            if !page.records.into_iter().all(|record| each(record.value, record.modified)) {
-                return Ok(());
+            for record in page.records {
+                let Key::AdminChange(_, sequence) = record.key else { continue };
+                if !each(sequence, record.value, record.modified) {
+                    return Ok(());
+                }
             }
             match page.next {
                 Some(next) => after = next,
@@ -248,6 +298,17 @@ impl Registry {
             }
         }
     }
+}
+
+/// What becomes of a chain with one more change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// It has room.
+    More,
+    /// This one is removed: nobody archives changes.
+    Replace(u64),
+    /// Too many wait for an archive.
+    None,
 }
 
 /// A record within its bounds.

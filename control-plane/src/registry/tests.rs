@@ -21,6 +21,7 @@ use crate::{
     store::{Key, Revision, StoreConfig, StoreError, key::prefix},
 };
 
+mod archive;
 mod counting;
 mod desired;
 mod races;

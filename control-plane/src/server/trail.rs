@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use seks_audit::trail::KnownHead;
 use tokio_util::sync::CancellationToken;
 
-use super::{Components, ControlPlane, StartError, tripwires};
+use super::{Components, ControlPlane, StartError, archiver::Archiver, tripwires};
 use crate::{
     authority::audit_key,
     config::Config,
@@ -13,6 +13,8 @@ use crate::{
         Registry,
         audit_head::{AuditHead, AuditHeads},
     },
+    seal::Sealer,
+    store::Store,
     trail::{Trail, head_of},
 };
 
@@ -24,6 +26,15 @@ const STORE_HEADS: Duration = Duration::from_secs(30);
 /// 10,000 of those.
 const PAUSE_PER_NODE: Duration = Duration::from_secs(1);
 
+/// How often the store is asked for the audit keys. A rotation is in force after this time.
+const READ_KEYS: Duration = Duration::from_secs(5);
+
+/// Where the audit keys are.
+pub(super) struct AuditKeySource {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) sealer: Arc<Sealer>,
+}
+
 /// The trail, if one is kept.
 ///
 /// # Errors
@@ -33,9 +44,9 @@ pub(super) async fn open(config: &Config, components: &Components) -> Result<Opt
         return Ok(None);
     };
     config.check()?;
-    let key = audit_key::load_or_create(components.store.as_ref(), &components.sealer).await?;
+    let keys = audit_key::load_or_create(components.store.as_ref(), &components.sealer).await?;
     let signing = audit_key::load_or_create_signing(components.store.as_ref(), &components.sealer).await?;
-    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, key, signing)).await??;
+    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, keys, signing)).await??;
     for (node, stored) in components.registry.audit_heads().await? {
         let known = |AuditHead { chain, sequence, digest, kept_from, reported_us }: AuditHead| {
             let head = head_of(&chain, sequence, &digest)?;
@@ -58,15 +69,36 @@ pub(super) fn log_state(trail: Option<&Trail>) {
 
 impl ControlPlane {
     /// Starts what the trail needs beside itself, if there is one.
-    pub(super) fn keep_trail(&self, config: &Config, replica: String) {
+    pub(super) fn keep_trail(&self, config: &Config, replica: String, keys: AuditKeySource) {
         let Some(trail) = self.distribution.trail().cloned() else { return };
         let (registry, stop, admin) = (Arc::clone(&self.registry), self.stop.clone(), self.runtimes.admin());
         if let Some(alarms) = trail.take_alarms() {
             let revoke_on = config.trail().map(|trail| trail.revoke_on).unwrap_or_default();
-            let run = tripwires::run(alarms, Arc::clone(&registry), replica, revoke_on, stop.clone());
+            let run = tripwires::run(alarms, Arc::clone(&registry), replica.clone(), revoke_on, stop.clone());
             self.tasks.spawn_on(run, &admin);
         }
+        let archiver = Archiver { trail: trail.clone(), registry: Arc::clone(&registry), replica };
+        self.tasks.spawn_on(archiver.run(stop.clone()), &admin);
+        self.tasks.spawn_on(follow_keys(trail.clone(), keys, stop.clone()), &admin);
         self.tasks.spawn_on(store_heads(trail, registry, stop), &admin);
+    }
+}
+
+/// Takes over rotated audit keys until `stop`.
+async fn follow_keys(trail: Trail, source: AuditKeySource, stop: CancellationToken) {
+    let mut is_failing = false;
+    while tokio::time::timeout(READ_KEYS, stop.cancelled()).await.is_err() {
+        match audit_key::load_or_create(source.store.as_ref(), &source.sealer).await {
+            Ok(keys) => {
+                trail.replace_keys(keys);
+                is_failing = false;
+            }
+            Err(error) if !is_failing => {
+                tracing::warn!(%error, "the audit keys cannot be read: a rotation is not taken over");
+                is_failing = true;
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn has_frame(key: &Key) -> bool {
         | Key::AuditSigningKey
         | Key::AuditHead(_)
         | Key::AdminHead(_)
+        | Key::AdminArchive(_)
         | Key::AdminChange(..)
         | Key::Rotation
         | Key::Operator(_)

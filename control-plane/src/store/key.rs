@@ -31,6 +31,8 @@ pub enum Key {
     AdminHead(AdminChainName),
     /// One change of an operator, by its sequence.
     AdminChange(AdminChainName, u64),
+    /// Where the changes of a chain are: from which on in the store, and in whose archives.
+    AdminArchive(AdminChainName),
     /// An operator.
     Operator(OperatorName),
     /// A node that was seen, and so may hold a lease.
@@ -155,6 +157,7 @@ impl fmt::Display for Key {
             Self::AuditSigningKey => f.write_str("meta/audit-signing-key"),
             Self::AuditHead(id) => write!(f, "audit-head/{id}"),
             Self::AdminHead(chain) => write!(f, "admin-head/{chain}"),
+            Self::AdminArchive(chain) => write!(f, "admin-archive/{chain}"),
             // Counted down, so that a listing begins with the newest.
             Self::AdminChange(chain, sequence) => write!(f, "admin-change/{chain}/{:020}", u64::MAX - sequence),
             Self::Operator(name) => write!(f, "operator/{name}"),
@@ -203,6 +206,7 @@ impl Key {
             ["meta", "audit-signing-key"] => Self::AuditSigningKey,
             ["audit-head", id] => Self::AuditHead(id.parse().ok()?),
             ["admin-head", chain] => Self::AdminHead(chain.parse().ok()?),
+            ["admin-archive", chain] => Self::AdminArchive(chain.parse().ok()?),
             ["admin-change", chain, sequence] if sequence.len() == 20 => {
                 Self::AdminChange(chain.parse().ok()?, u64::MAX - sequence.parse::<u64>().ok()?)
             }
@@ -281,6 +285,7 @@ mod tests {
             Key::PolicySet(t.clone()),
             Key::AdminHead(AdminChainName::Fleet),
             Key::AdminChange(AdminChainName::Fleet, 1),
+            Key::AdminArchive(AdminChainName::Tenant(t.clone())),
             Key::AdminChange(AdminChainName::Tenant(t.clone()), 42),
             Key::Operator("root".parse().unwrap()),
             Key::Node("n-1".parse().unwrap()),

@@ -1,16 +1,20 @@
 //! New records of a trail, as they arrive: what `seks dev` prints of each request.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use seks_audit::{
     spool::unix_micros,
     trail::{Position, Query},
 };
+use tokio::{sync::watch, time::sleep};
 
 use super::Trail;
 
-/// How often the trail is asked.
-const EVERY: Duration = Duration::from_millis(200);
+/// Records that arrive within this time are read together. A trail that grows all the time is
+/// searched this often at most.
+const GATHER: Duration = Duration::from_millis(50);
+/// When a trail that could not be read is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Most records of one answer.
 const BATCH: usize = 500;
 
@@ -18,6 +22,10 @@ const BATCH: usize = 500;
 /// hands records in.
 pub struct Follow {
     trail: Trail,
+    /// Changes when records have arrived.
+    growth: watch::Receiver<()>,
+    /// There may be more records than were read.
+    is_behind: bool,
     /// `None`: nothing was seen yet. An empty trail has no position that comes before its first
     /// record.
     after: Option<Position>,
@@ -29,7 +37,7 @@ impl Trail {
     /// Follows the trail from now on.
     #[must_use]
     pub fn follow(&self) -> Follow {
-        Follow { trail: self.clone(), after: None, since_us: unix_micros() }
+        Follow { trail: self.clone(), growth: self.growth(), is_behind: false, after: None, since_us: unix_micros() }
     }
 }
 
@@ -37,15 +45,25 @@ impl Follow {
     /// Waits for new records, as nodes have encoded them; in the order of their arrival.
     pub async fn next(&mut self) -> Vec<Vec<u8>> {
         loop {
-            tokio::time::sleep(EVERY).await;
-            if self.after.is_some_and(|after| self.trail.blocks().end() <= after) {
-                continue;
+            if !self.is_behind {
+                if self.growth.changed().await.is_err() {
+                    return pending().await; // the trail is closed
+                }
+                sleep(GATHER).await;
             }
             let (after, since_us) = (self.after, self.since_us);
             let query = Query { after, since_us, newest_first: false, limit: BATCH, ..Query::default() };
-            // What cannot be read now is asked for again.
-            let Ok(page) = self.trail.search(query).await else { continue };
-            let Some(last) = page.entries.last() else { continue };
+            let Ok(page) = self.trail.search(query).await else {
+                self.is_behind = true; // what cannot be read now is asked for again
+                sleep(RETRY_AFTER).await;
+                continue;
+            };
+            self.is_behind = page.next.is_some();
+            let Some(last) = page.entries.last() else {
+                // A search that was too long for one page goes on behind what it has seen.
+                self.after = page.next.or(self.after);
+                continue;
+            };
             self.after = Some(last.position);
             return page.entries.into_iter().map(|entry| entry.record).collect();
         }

@@ -66,7 +66,7 @@ fn ingest(trail: &Trail, records: u64, began: u64) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let chain = ChainId::generate().unwrap();
     let node: Arc<str> = "edge-eu-1".into();
-    let (header, file_key) = SegmentHeader::create(trail.public_key(), chain, 1, began, None).unwrap();
+    let (header, file_key) = SegmentHeader::create(&trail.public_key(), chain, 1, began, None).unwrap();
     let segment = Arc::new(trail.open_segment(&header.encode()).unwrap());
     let (mut head, mut time, mut made) = (Head::genesis(chain), began, 0);
     let step = DAYS * 24 * 3600 * 1_000_000 / records;

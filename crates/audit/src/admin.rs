@@ -1,11 +1,14 @@
 //! The chain of operators' changes: each holds the digest of the one before it, and the store holds
 //! the digest of the last.
 
+pub mod archive;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::chain::Digest;
 
-/// Changes that a chain keeps. Each further one removes the oldest.
+/// Changes of a chain that the store keeps. Older ones are in the [`archive`] of a replica with a
+/// trail; without one they are removed.
 pub const KEPT: u64 = 10_000;
 
 /// The digest of a change as it is encoded. The encoding includes the digest of the change before
@@ -50,13 +53,20 @@ pub enum Fault {
     },
 }
 
-/// Checks a chain that ends with the change `last`, whose digest is `head`. `links` are in order,
-/// the oldest first.
+/// The oldest change that must be there when nothing says which: of exports of a version without an
+/// archive.
 #[must_use]
-pub fn verify(links: &[Link], last: u64, head: Digest) -> Vec<Fault> {
+pub fn oldest_kept(last: u64) -> u64 {
+    last.saturating_sub(KEPT - 1).max(1)
+}
+
+/// Checks a chain from the change `oldest`, which must be there, to the change `last`, whose digest
+/// is `head`. `links` are in order, the oldest first. Those before `oldest` are checked too, as far
+/// as they follow each other.
+#[must_use]
+pub fn verify(links: &[Link], oldest: u64, last: u64, head: Digest) -> Vec<Fault> {
     let mut faults = Vec::new();
-    // The oldest that must be here.
-    let mut next = last.saturating_sub(KEPT - 1).max(1);
+    let mut next = oldest.max(1);
     let mut before: Option<&Link> = None;
     for link in links {
         if link.sequence > next {
@@ -66,7 +76,7 @@ pub fn verify(links: &[Link], last: u64, head: Digest) -> Vec<Fault> {
         {
             faults.push(Fault::Changed { sequence: before.sequence });
         }
-        next = link.sequence + 1;
+        next = next.max(link.sequence + 1);
         before = Some(link);
     }
     match before {
@@ -95,26 +105,35 @@ mod tests {
     fn each_kind_of_damage_is_found_and_nothing_in_a_whole_chain() {
         let whole = chain(6);
         let head = whole[5].digest;
-        assert_eq!(verify(&whole, 6, head), []);
-        assert_eq!(verify(&[], 0, Digest([0; 32])), []);
+        assert_eq!(verify(&whole, 1, 6, head), []);
+        assert_eq!(verify(&[], 1, 0, Digest([0; 32])), []);
         let mut middle = whole.clone();
         middle.remove(2);
-        assert_eq!(verify(&middle, 6, head), [Fault::Gap { from: 3, to: 3 }]);
-        assert_eq!(verify(&whole[1..], 6, head), [Fault::Gap { from: 1, to: 1 }]);
-        assert_eq!(verify(&whole[..4], 6, head), [Fault::CutTail { from: 5, to: 6 }]);
-        assert_eq!(verify(&[], 6, head), [Fault::CutTail { from: 1, to: 6 }]);
+        assert_eq!(verify(&middle, 1, 6, head), [Fault::Gap { from: 3, to: 3 }]);
+        assert_eq!(verify(&whole[1..], 1, 6, head), [Fault::Gap { from: 1, to: 1 }]);
+        assert_eq!(verify(&whole[..4], 1, 6, head), [Fault::CutTail { from: 5, to: 6 }]);
+        assert_eq!(verify(&[], 1, 6, head), [Fault::CutTail { from: 1, to: 6 }]);
         for at in 0..6 {
             let mut changed = whole.clone();
             changed[at].digest = digest(b"another");
-            assert_eq!(verify(&changed, 6, head), [Fault::Changed { sequence: at as u64 + 1 }]);
+            assert_eq!(verify(&changed, 1, 6, head), [Fault::Changed { sequence: at as u64 + 1 }]);
         }
     }
 
     #[test]
-    fn the_oldest_changes_go_when_there_are_more_than_are_kept() {
-        let whole = chain(KEPT + 3);
+    fn what_is_older_than_must_be_there_may_be_missing_and_is_not_changed_unnoticed() {
+        let whole = chain(20);
         let head = whole.last().unwrap().digest;
-        assert_eq!(verify(&whole[3..], KEPT + 3, head), []);
-        assert_eq!(verify(&whole[4..], KEPT + 3, head), [Fault::Gap { from: 4, to: 4 }]);
+        assert_eq!(verify(&whole[3..], 4, 20, head), []);
+        assert_eq!(verify(&whole[4..], 4, 20, head), [Fault::Gap { from: 4, to: 4 }]);
+        // Older ones that are there by chance: with a gap among them, and one that was changed.
+        let mut older = whole.clone();
+        older.remove(3);
+        assert_eq!(verify(&older, 10, 20, head), []);
+        older[5].digest = digest(b"another");
+        assert_eq!(verify(&older, 10, 20, head), [Fault::Changed { sequence: 7 }]);
+        older.remove(12);
+        assert_eq!(verify(&older, 10, 20, head), [Fault::Changed { sequence: 7 }, Fault::Gap { from: 14, to: 14 }]);
+        assert_eq!((oldest_kept(5), oldest_kept(KEPT + 4)), (1, 5));
     }
 }

@@ -112,6 +112,9 @@ pub struct AdminChainEntry {
     pub sequence: u64,
     /// The digest of that.
     pub digest: String,
+    /// The sequence of its first change in the export; 0: the form of a version that kept 10,000.
+    #[serde(default)]
+    pub first: u64,
 }
 
 /// A line of `frames.jsonl.zst`.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     chain::{ChainId, Digest, Head, Predecessor},
-    seal::{AuditKeyPair, AuditPublicKey, FileKey, KeyId, SEALED_KEY_BYTES, SealError, TAG_BYTES},
+    seal::{AuditKeys, AuditPublicKey, FileKey, KeyId, SEALED_KEY_BYTES, SealError, TAG_BYTES},
 };
 
 const MAGIC: &[u8; 8] = b"SEKSAUD1";
@@ -126,15 +126,13 @@ impl SegmentHeader {
     ///
     /// # Errors
     /// [`FormatError::OtherKey`]; [`FormatError::Seal`] when the header was changed.
-    pub fn open(&self, key: &AuditKeyPair) -> Result<FileKey, FormatError> {
-        Ok(FileKey::from_bytes(&self.open_bytes(key)?)?)
+    pub fn open(&self, keys: &AuditKeys) -> Result<FileKey, FormatError> {
+        Ok(FileKey::from_bytes(&self.open_bytes(keys)?)?)
     }
 
     /// The bytes of that key.
-    pub(crate) fn open_bytes(&self, key: &AuditKeyPair) -> Result<Zeroizing<Vec<u8>>, FormatError> {
-        if key.public().id() != self.key_id {
-            return Err(FormatError::OtherKey(self.key_id));
-        }
+    pub(crate) fn open_bytes(&self, keys: &AuditKeys) -> Result<Zeroizing<Vec<u8>>, FormatError> {
+        let key = keys.get(self.key_id).ok_or(FormatError::OtherKey(self.key_id))?;
         Ok(key.open_bytes(&self.bound(), &self.sealed_key)?)
     }
 }
@@ -316,7 +314,7 @@ impl<'a> Iterator for Frames<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::varint::put_bytes;
+    use crate::{seal::AuditKeyPair, varint::put_bytes};
 
     fn segment(key: &AuditKeyPair) -> (Vec<u8>, Head) {
         let chain = ChainId([7; 16]);
@@ -334,7 +332,7 @@ mod tests {
 
     fn read(key: &AuditKeyPair, bytes: &[u8]) -> Result<(Vec<String>, Head), FormatError> {
         let header = SegmentHeader::decode(bytes)?;
-        let file_key = header.open(key)?;
+        let file_key = header.open(&key.alone())?;
         let (mut texts, mut head) = (Vec::new(), Head::genesis(header.chain));
         for sealed in Frames::of(&bytes[HEADER_BYTES..]) {
             let frame = sealed.open(&file_key)?;
@@ -399,6 +397,6 @@ mod tests {
         let header = SegmentHeader::decode(&bytes).unwrap();
         assert_eq!(header.after, Some(Predecessor { chain: ChainId([6; 16]), sequence: 9 }));
         let lied = SegmentHeader { first: 2, ..header };
-        assert!(matches!(lied.open(&key), Err(FormatError::Seal(SealError::FileKey))));
+        assert!(matches!(lied.open(&key.alone()), Err(FormatError::Seal(SealError::FileKey))));
     }
 }

@@ -94,6 +94,8 @@ struct Batch {
     count: u32,
     /// Who waits, and where its record begins and ends.
     waiters: Vec<(usize, usize, Waiter)>,
+    /// Its records and all later ones are sealed to this key.
+    key: Option<AuditPublicKey>,
 }
 
 #[derive(Default)]
@@ -254,6 +256,11 @@ impl Recorder {
         Ok(())
     }
 
+    /// Seals later records to `key`. The chain goes on, and no request waits for it.
+    pub fn seal_to(&self, key: AuditPublicKey) {
+        self.0.queue.lock().batch.key = Some(key);
+    }
+
     /// What it has done so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
@@ -310,7 +317,10 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         loop {
-            let (batch, closed) = self.next_batch();
+            let (mut batch, closed) = self.next_batch();
+            if let Some(key) = batch.key.take() {
+                let _ = self.spool.seal_to(key); // what cannot be synced is tried again with the next record
+            }
             if batch.count > 0 {
                 self.last_batch = Instant::now();
                 self.write(batch, closed);

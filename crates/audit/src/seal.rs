@@ -5,13 +5,14 @@
 //! mode, DHKEM(X25519, HKDF-SHA256), AES-256-GCM). The writer erases the key when the file is
 //! complete. From then on only the control plane can read the file.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aes_gcm::{
     Aes256Gcm, Nonce,
     aead::{AeadInOut as _, KeyInit as _},
 };
 use data_encoding::HEXLOWER;
+use parking_lot::RwLock;
 use rustls::crypto::{
     aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as SUITE,
     hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey},
@@ -148,6 +149,12 @@ impl AuditKeyPair {
         &self.public
     }
 
+    /// The same pair as the only one of a control plane.
+    #[cfg(test)]
+    pub(crate) fn alone(&self) -> AuditKeys {
+        Self::from_bytes(&self.to_bytes()).unwrap().into()
+    }
+
     /// The key of the file whose header is `header`.
     ///
     /// # Errors
@@ -169,6 +176,84 @@ impl AuditKeyPair {
         let enc = EncapsulatedSecret(enc.to_vec());
         let key = SUITE.open(&enc, INFO, header, ciphertext, &self.private).map_err(|_| SealError::FileKey)?;
         Ok(Zeroizing::new(key))
+    }
+}
+
+/// The audit keys of a control plane: the one that files are sealed to from now on, and those of
+/// before a rotation, which older files need.
+pub struct AuditKeys(RwLock<Vec<Arc<AuditKeyPair>>>);
+
+/// Keys that are kept at most: one rotation a month for ten years.
+const MAX_KEYS: usize = 120;
+
+impl AuditKeys {
+    /// The keys that [`to_bytes`](Self::to_bytes) wrote.
+    ///
+    /// # Errors
+    /// [`SealError::Key`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
+        let (pairs, rest) = bytes.as_chunks::<{ 2 * KEY_BYTES }>();
+        if pairs.is_empty() || pairs.len() > MAX_KEYS || !rest.is_empty() {
+            return Err(SealError::Key);
+        }
+        let keys: Result<_, _> = pairs.iter().map(|pair| AuditKeyPair::from_bytes(pair).map(Arc::new)).collect();
+        Ok(Self(RwLock::new(keys?)))
+    }
+
+    /// One pair after the other, the current one first. For the control plane's seal. One pair is
+    /// what control planes without rotation read; they refuse to start with more.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 * KEY_BYTES * self.0.read().len()));
+        self.0.read().iter().for_each(|pair| bytes.extend_from_slice(&pair.to_bytes()));
+        bytes
+    }
+
+    /// Makes a new pair the current one.
+    ///
+    /// # Errors
+    /// [`SealError::Randomness`]; [`SealError::Key`] when there are [`MAX_KEYS`] already.
+    pub fn rotate(&self) -> Result<(), SealError> {
+        let mut keys = self.0.write();
+        if keys.len() >= MAX_KEYS {
+            return Err(SealError::Key);
+        }
+        keys.insert(0, Arc::new(AuditKeyPair::generate()?));
+        Ok(())
+    }
+
+    /// Takes over the keys of `newer`. Returns whether another key is the current one now.
+    pub fn replace(&self, newer: Self) -> bool {
+        let newer = newer.0.into_inner();
+        let mut keys = self.0.write();
+        let current = |keys: &[Arc<AuditKeyPair>]| keys.first().map(|pair| pair.public.id());
+        let is_other = current(&newer) != current(&keys);
+        *keys = newer;
+        is_other
+    }
+
+    /// The public key that files are sealed to from now on.
+    #[must_use]
+    pub fn public(&self) -> AuditPublicKey {
+        self.0.read().first().map_or(AuditPublicKey([0; KEY_BYTES]), |pair| pair.public.clone()) // never empty
+    }
+
+    /// The pair of this name.
+    #[must_use]
+    pub fn get(&self, id: KeyId) -> Option<Arc<AuditKeyPair>> {
+        self.0.read().iter().find(|pair| pair.public.id() == id).cloned()
+    }
+}
+
+impl From<AuditKeyPair> for AuditKeys {
+    fn from(pair: AuditKeyPair) -> Self {
+        Self(RwLock::new(vec![Arc::new(pair)]))
+    }
+}
+
+impl From<AuditKeyPair> for Arc<AuditKeys> {
+    fn from(pair: AuditKeyPair) -> Self {
+        Self::new(pair.into())
     }
 }
 
@@ -241,5 +326,24 @@ mod tests {
         assert_eq!(key.open(b"another", &sealed).err(), Some(SealError::FileKey));
         assert_eq!(other.open(b"header", &sealed).err(), Some(SealError::FileKey));
         assert_ne!(key.public().id(), other.public().id());
+    }
+
+    #[test]
+    fn a_rotation_keeps_the_earlier_keys_and_seals_to_the_new_one() {
+        let keys = AuditKeys::from(AuditKeyPair::generate().unwrap());
+        let (old, before) = (keys.public(), keys.to_bytes());
+        keys.rotate().unwrap();
+        assert_ne!(keys.public(), old);
+        let again = AuditKeys::from_bytes(&keys.to_bytes()).unwrap();
+        assert_eq!(again.public(), keys.public());
+        assert!(again.get(old.id()).is_some() && again.get(KeyId([0; 8])).is_none());
+        assert!(AuditKeyPair::from_bytes(&keys.to_bytes()).is_err(), "a version without rotation does not start");
+        assert_eq!(AuditKeyPair::from_bytes(&before).unwrap().public(), &old, "and reads what was not rotated");
+        let running = AuditKeys::from_bytes(&before).unwrap();
+        assert!(running.replace(again) && running.public() == keys.public());
+        assert!(!running.replace(AuditKeys::from_bytes(&keys.to_bytes()).unwrap()));
+        for damaged in [&[][..], &before[1..], &[0; 65]] {
+            assert!(AuditKeys::from_bytes(damaged).is_err());
+        }
     }
 }

@@ -401,6 +401,25 @@ impl SpoolWriter {
         (self.written, self.durable) = (Head::genesis(chain), Head::genesis(chain));
     }
 
+    /// Seals to `key` from the next segment on, which is the next record's. The chain goes on.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync). What was written since the last success doesn't count as recorded.
+    pub fn seal_to(&mut self, key: AuditPublicKey) -> Result<(), SpoolError> {
+        let synced = if self.is_dirty() { self.sync() } else { Ok(()) };
+        self.close_segment();
+        self.key = key;
+        synced
+    }
+
+    /// Ends the segment, of which everything is durable.
+    fn close_segment(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.segments.update(&open.name, |segment| segment.is_open = false);
+        self.segments.wake();
+        self.segments.remove_done();
+    }
+
     /// Closes the segment if it was begun longer ago than `age`, so that it can be removed once it
     /// is uploaded, and removes segments beyond the spool's age. Returns how many records were
     /// removed that nobody has acknowledged.
@@ -411,10 +430,7 @@ impl SpoolWriter {
             && let Some(open) = &self.open
             && self.segments.list().iter().any(|s| s.name == open.name && s.created_us < before(age))
         {
-            self.segments.update(&open.name, |segment| segment.is_open = false);
-            self.open = None;
-            self.segments.wake();
-            self.segments.remove_done();
+            self.close_segment();
         }
         self.segments.expire(before(self.options.max_age))
     }

@@ -38,14 +38,14 @@ pub use self::{
     block::BlockError,
     frames::StoredFrame,
     search::{Entry, Page, Position, Query, Test},
-    verify::{ExportedFrame, Finding, KnownHead, Problem, Verification},
+    verify::{ExportedFrame, Finding, KnownHead, Problem, Verification, VerifiedPart},
 };
 use crate::{
     chain::{ChainId, Digest, Head},
     disk::Disk,
     frame::{FormatError, Frame, SealedFrame, SegmentHeader},
     record::Kind,
-    seal::{AuditKeyPair, FileKey},
+    seal::{AuditKeys, AuditPublicKey, FileKey},
     spool::unix_micros,
 };
 
@@ -185,7 +185,7 @@ struct State {
 /// A trail in one directory. Only one process may use it.
 pub struct Trail {
     disk: Arc<dyn Disk>,
-    key: AuditKeyPair,
+    keys: Arc<AuditKeys>,
     options: TrailOptions,
     state: RwLock<State>,
     log: Mutex<Option<LogWriter>>,
@@ -209,7 +209,12 @@ impl Trail {
     ///
     /// # Errors
     /// [`TrailError`]. A block that cannot be read is no error: [`verify`](Self::verify) names it.
-    pub fn open(disk: Arc<dyn Disk>, key: AuditKeyPair, options: TrailOptions) -> Result<Self, TrailError> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        keys: impl Into<Arc<AuditKeys>>,
+        options: TrailOptions,
+    ) -> Result<Self, TrailError> {
+        let keys = keys.into();
         let mut state = State::default();
         let (mut logs, mut numbers) = (Vec::new(), Vec::new());
         for (name, length) in disk.list()? {
@@ -228,7 +233,7 @@ impl Trail {
             }
         }
         for (number, length) in numbers {
-            match Block::open(&*disk, number, length, &key) {
+            match Block::open(&*disk, number, length, &keys) {
                 Ok(block) => state.add_block(Arc::new(block)),
                 Err(error) => {
                     tracing::error!(block = number, %error, "a block of the audit trail cannot be read");
@@ -238,7 +243,7 @@ impl Trail {
             state.number = state.number.max(number + 1);
         }
         state.number = state.number.max(state.pruned.map_or(0, |pruned| pruned + 1));
-        let trail = Self { disk, key, options, state: RwLock::new(state), log: Mutex::new(None) };
+        let trail = Self { disk, keys, options, state: RwLock::new(state), log: Mutex::new(None) };
         for number in logs {
             trail.replay(number)?;
         }
@@ -251,7 +256,7 @@ impl Trail {
         if !is_block(&self.state.read()) {
             self.state.write().number = number;
             let bytes = self.disk.read_all(&log::file_name(number))?;
-            let mut entries = LogReader::new(&bytes, &self.key);
+            let mut entries = LogReader::new(&bytes, &self.keys);
             for (node, segment, frame) in entries.by_ref() {
                 let after = frame.head(segment.chain);
                 self.state.write().push(&node, &segment, &frame, after);
@@ -268,10 +273,16 @@ impl Trail {
         Ok(self.disk.remove(&log::file_name(number))?)
     }
 
-    /// The public half of its key, for nodes.
+    /// The public half of its current key, for nodes.
     #[must_use]
-    pub fn public_key(&self) -> &crate::seal::AuditPublicKey {
-        self.key.public()
+    pub fn public_key(&self) -> AuditPublicKey {
+        self.keys.public()
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<AuditKeys> {
+        &self.keys
     }
 
     /// Reads a segment's header.
@@ -280,7 +291,7 @@ impl Trail {
     /// [`FormatError`].
     pub fn open_segment(&self, header: &[u8]) -> Result<OpenedSegment, FormatError> {
         let header = SegmentHeader::decode(header)?;
-        let key = header.open(&self.key)?;
+        let key = header.open(&self.keys)?;
         Ok(OpenedSegment { header, key })
     }
 
@@ -294,7 +305,7 @@ impl Trail {
         if self.heads(node, &[header.chain]).is_empty() {
             return Ok(None);
         }
-        header.open_bytes(&self.key).map(Some)
+        header.open_bytes(&self.keys).map(Some)
     }
 
     /// Decrypts a frame that `node` has handed in.
@@ -412,14 +423,14 @@ impl Trail {
             (state.number, state.rows.clone(), IntentLists { open, late: state.late_outcomes.clone() })
         };
         if rows.len() > 0 {
-            let bytes = block::encode(number, &rows, intents, self.key.public())?;
+            let bytes = block::encode(number, &rows, intents, &self.keys.public())?;
             let unfinished = format!("{number:020}.new");
             self.disk.remove(&unfinished)?;
             let mut file = self.disk.create(&unfinished)?;
             file.append(&bytes)?;
             file.sync()?;
             self.disk.rename(&unfinished, &block::file_name(number))?;
-            let block = Block::open(&*self.disk, number, bytes.len() as u64, &self.key)?;
+            let block = Block::open(&*self.disk, number, bytes.len() as u64, &self.keys)?;
             let mut state = self.state.write();
             state.blocks.insert(number, Arc::new(block));
             (state.rows, state.number) = (Arc::default(), number + 1);

@@ -299,6 +299,9 @@ impl<'a> Upload<'a> {
     }
 
     async fn received(&mut self, receipt: AuditReceipt) -> Result<(), UploadEnd> {
+        if !receipt.audit_key.is_empty() {
+            self.use_key(receipt.audit_key).await;
+        }
         for chain in receipt.refused.iter().filter_map(|chain| ChainId::from_bytes(chain)) {
             tracing::error!(%chain, "the control plane has other audit records of this chain: the spool was copied or changed");
             self.refused.insert(chain);
@@ -316,6 +319,16 @@ impl<'a> Upload<'a> {
             self.window -= done.2;
         }
         Ok(())
+    }
+
+    /// Seals later records to the replica's key. A key that cannot be used is reported; records go
+    /// on as before.
+    async fn use_key(&self, key: Vec<u8>) {
+        let spool = self.spool.clone();
+        match run_blocking(move || spool.use_key(&key)).await {
+            Ok(Err(error)) => tracing::error!(%error, "audit records cannot be sealed to the replica's audit key"),
+            Ok(Ok(())) | Err(_) => {} // a panic in there has been reported
+        }
     }
 
     /// Removes segments that the replica has whole.

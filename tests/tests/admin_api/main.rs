@@ -199,7 +199,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
 /// All that the store holds, but that calls were refused.
 async fn records(control: &Control) -> Vec<Record> {
     let (mut records, _) = control.plane.registry().store().list("").await.unwrap();
-    records.retain(|record| !matches!(record.key, Key::AdminHead(_) | Key::AdminChange(..)));
+    records.retain(|record| !matches!(record.key, Key::AdminHead(_) | Key::AdminChange(..) | Key::AdminArchive(_)));
     records
 }
 

@@ -4,16 +4,20 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
 use clap::Args;
 use seks_audit::export::{MANIFEST, Manifest};
-use seks_proto::wire::{AuditKeyRequest, ExportAuditPiece, ExportAuditRequest};
+use seks_proto::wire::{AuditKeyRequest, ExportAuditPiece, ExportAuditRequest, SearchAuditRequest};
 use serde::Serialize;
 use tonic::{Code, Streaming};
 
-use super::{ago, is_about_fleet};
+use super::{
+    ago,
+    replicas::{Replicas, Source},
+};
 use crate::{
     client::Client,
     duration::duration,
@@ -74,23 +78,52 @@ pub(super) async fn key(global: &Global, client: &Client) -> Result<()> {
     global.output().data(&KeyView { id: key.id, pem: key.pem })
 }
 
-/// Writes the files.
-pub(super) async fn run(global: &Global, client: &Client, args: ExportArgs) -> Result<()> {
+/// Writes the files: of one replica into the directory, of several into one directory each.
+pub(super) async fn run(global: &Global, args: &ExportArgs) -> Result<ExitCode> {
     let failed = |error: &std::io::Error| CliError::new(Exit::Failed, args.out.display().to_string(), plain_io(error));
     fs::create_dir_all(&args.out).map_err(|error| failed(&error))?;
     if fs::read_dir(&args.out).map_err(|error| failed(&error))?.next().is_some() {
         return Err(CliError::usage("--out", format!("`{}` is not empty: name a new directory", args.out.display())));
     }
+    // One record of each replica shows which of the context's endpoints lead to different ones.
+    let first = SearchAuditRequest { since_us: ago(Duration::ZERO), page_size: 1, ..SearchAuditRequest::default() };
+    let replicas = Replicas::search(global, first).await?;
+    let is_alone = global.load_context()?.all_endpoints().count() == 1;
+    let mut views = Vec::new();
+    for (source, number) in replicas.sources.iter().zip(1..) {
+        let out = if is_alone { args.out.clone() } else { args.out.join(directory_name(&source.replica, number)) };
+        views.push(export(source, args, &out).await?);
+    }
+    if is_alone && let Some(view) = views.pop() {
+        global.output().one(&view)?;
+    } else {
+        global.output().list("exports", &views)?;
+    }
+    Ok(if replicas.is_incomplete { ExitCode::from(Exit::Unreachable as u8) } else { ExitCode::SUCCESS })
+}
+
+/// A directory of its own for each replica, even if two have one name.
+fn directory_name(replica: &str, number: usize) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let name: String = replica.chars().filter(|c| is_plain(*c)).take(48).collect();
+    if name.is_empty() { format!("replica-{number}") } else { format!("{number}-{name}") }
+}
+
+/// Exports the trail of one replica.
+async fn export(source: &Source, args: &ExportArgs, out: &Path) -> Result<ExportView> {
+    let failed = |error: &std::io::Error| CliError::new(Exit::Failed, out.display().to_string(), plain_io(error));
+    fs::create_dir_all(out).map_err(|error| failed(&error))?;
+    let client = &source.client;
     let (since_us, until_us) = (ago(args.since), args.until.map_or(0, ago));
     let request = ExportAuditRequest { tenant: client.tenant(), since_us, until_us };
     let mut rpc = client.rpc();
-    let stream = if is_about_fleet(global, client).await? {
+    let stream = if source.is_fleet {
         client.call("audit", rpc.export_fleet_audit(request)).await?
     } else {
         client.call("audit", rpc.export_audit(request)).await?
     };
-    receive(stream, &args.out).await?;
-    let manifest = fs::read(args.out.join(MANIFEST)).map_err(|error| failed(&error))?;
+    receive(stream, out).await?;
+    let manifest = fs::read(out.join(MANIFEST)).map_err(|error| failed(&error))?;
     let manifest: Manifest = serde_json::from_slice(&manifest)
         .map_err(|_| CliError::new(Exit::Failed, "audit", "the export came without a manifest that can be read"))?;
     if !manifest.unreadable_blocks.is_empty() {
@@ -99,8 +132,8 @@ pub(super) async fn run(global: &Global, client: &Client, args: ExportArgs) -> R
             "{count} blocks of the trail cannot be read and are not in the export: see `seks audit verify`"
         ));
     }
-    global.output().one(&ExportView {
-        directory: args.out.display().to_string(),
+    Ok(ExportView {
+        directory: out.display().to_string(),
         replica: manifest.replica,
         tenant: manifest.tenant,
         records: manifest.records,

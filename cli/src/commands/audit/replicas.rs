@@ -19,7 +19,7 @@ pub(super) struct Source {
     pub(super) client: Client,
     pub(super) is_fleet: bool,
     endpoint: String,
-    replica: String,
+    pub(super) replica: String,
     trail: String,
     /// Found and not printed yet, the newest first.
     waiting: VecDeque<AuditEntry>,

@@ -1,13 +1,17 @@
-//! `seks audit verify`: recomputes the chains of all records, and names what is wrong.
+//! `seks audit verify`: recomputes the chains of all records, at every replica of the context, and
+//! names what is wrong.
 
-use std::process::ExitCode;
+mod merge;
 
-use seks_proto::wire::{AuditFinding, VerifyAuditRequest};
+use std::{collections::BTreeSet, process::ExitCode};
+
+use seks_proto::wire::{AuditFinding, VerifyAuditRequest, VerifyAuditResponse};
 use serde::Serialize;
 
 use crate::{
     client::Client,
-    error::Result,
+    context::Context,
+    error::{CliError, Exit, Result},
     global::Global,
     output::{View, notice, rfc3339},
 };
@@ -15,7 +19,12 @@ use crate::{
 #[derive(Serialize)]
 struct VerificationView {
     ok: bool,
+    /// The first that was asked.
     replica: String,
+    /// All that have answered.
+    replicas: Vec<String>,
+    /// Endpoints that have not.
+    unreachable: Vec<String>,
     records: u64,
     chains: u64,
     /// Changes of operators.
@@ -101,47 +110,111 @@ impl View for FindingView {
     }
 }
 
-/// Verifies, and says so. Exit code 1 when something is wrong.
-pub(super) async fn run(global: &Global, client: &Client) -> Result<ExitCode> {
-    let answer = client.call("audit", client.rpc().verify_audit(VerifyAuditRequest {})).await?;
-    let findings: Vec<FindingView> = answer.findings.into_iter().map(FindingView::from).collect();
-    let view = VerificationView {
-        ok: findings.is_empty(),
-        replica: answer.replica,
-        records: answer.records,
-        chains: answer.chains,
-        admin_changes: answer.admin_changes,
-        blocks: answer.blocks,
-        open_intents: answer.open_intents,
-        other_replicas: answer.other_replicas,
-        findings,
-    };
-    if answer.no_trail {
-        notice(
-            "this replica keeps no trail of requests (`audit.dir` in control-plane.toml): only admin changes were verified",
-        );
-    }
-    if global.output().is_table() {
-        let VerificationView { records, chains, admin_changes, open_intents, .. } = &view;
-        if view.ok {
-            let whole = format!(
-                "{records} records of {chains} chains and {admin_changes} admin changes are whole and unchanged"
-            );
-            global.output().text(&whole)?;
-        } else {
-            global.output().list("findings", &view.findings)?;
+/// What the replicas of the context say.
+struct Answers {
+    answers: Vec<VerifyAuditResponse>,
+    unreachable: Vec<String>,
+    /// Replicas that hold records and that no endpoint of the context leads to.
+    others: Vec<String>,
+}
+
+impl Answers {
+    /// Asks each replica once, whichever of its names the context has.
+    async fn of(global: &Global) -> Result<Self> {
+        let context = global.load_context()?;
+        let endpoints: Vec<String> = context.all_endpoints().map(str::to_owned).collect();
+        let (mut answers, mut away): (Vec<VerifyAuditResponse>, Vec<(String, CliError)>) = (Vec::new(), Vec::new());
+        for endpoint in &endpoints {
+            match Self::ask(global, &context, endpoint, endpoints.len() > 1).await {
+                Ok(answer) if answers.iter().any(|known| is_same(known, &answer)) => {}
+                Ok(answer) => answers.push(answer),
+                Err(error) if error.exit == Exit::Unreachable => away.push((endpoint.clone(), error)),
+                Err(error) => return Err(error),
+            }
         }
-        if *open_intents > 0 {
-            notice(&format!("{open_intents} requests have no outcome: in progress, or their node died"));
+        if answers.is_empty()
+            && let Some((_, error)) = away.pop()
+        {
+            return Err(error);
         }
-        if !view.other_replicas.is_empty() {
-            let (replica, others) = (&view.replica, view.other_replicas.join(", "));
+        for (endpoint, error) in &away {
             notice(&format!(
-                "this is the trail of replica {replica}; a gap may be records that {others} took: verify there, too"
+                "the replica at {endpoint} did not answer, and its records are not verified: {}",
+                error.why
             ));
         }
-    } else {
-        global.output().data(&view)?;
+        let have: BTreeSet<&str> = answers.iter().map(|answer| answer.replica.as_str()).collect();
+        let others: BTreeSet<&String> = answers.iter().flat_map(|answer| &answer.other_replicas).collect();
+        let others = others.into_iter().filter(|other| !have.contains(other.as_str())).cloned().collect();
+        Ok(Self { answers, unreachable: away.into_iter().map(|(endpoint, _)| endpoint).collect(), others })
     }
-    Ok(if view.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+
+    async fn ask(global: &Global, context: &Context, endpoint: &str, with_parts: bool) -> Result<VerifyAuditResponse> {
+        let one = Context { endpoint: endpoint.to_owned(), endpoints: Vec::new(), ..context.clone() };
+        let client = Client::connect(&one, global.tenant.as_deref(), global.timeout).await?;
+        client.call("audit", client.rpc().verify_audit(VerifyAuditRequest { with_parts })).await
+    }
+}
+
+/// Whether two answers are one replica's, asked by two of its names.
+fn is_same(known: &VerifyAuditResponse, answer: &VerifyAuditResponse) -> bool {
+    known.trail == answer.trail && (!known.trail.is_empty() || known.replica == answer.replica)
+}
+
+/// Verifies, and says so. Exit code 1 when something is wrong, 6 when a replica did not answer.
+pub(super) async fn run(global: &Global) -> Result<ExitCode> {
+    let Answers { answers, unreachable, others } = Answers::of(global).await?;
+    let findings: Vec<FindingView> = merge::findings(&answers).into_iter().map(FindingView::from).collect();
+    let sum = |of: fn(&VerifyAuditResponse) -> u64| answers.iter().map(of).sum();
+    let replicas: Vec<String> = answers.iter().map(|answer| answer.replica.clone()).collect();
+    let view = VerificationView {
+        ok: findings.is_empty(),
+        replica: replicas.first().cloned().unwrap_or_default(),
+        records: sum(|answer| answer.records),
+        chains: sum(|answer| answer.chains),
+        // The store's chains are the same at each.
+        admin_changes: answers.iter().map(|answer| answer.admin_changes).max().unwrap_or(0),
+        blocks: sum(|answer| answer.blocks),
+        open_intents: sum(|answer| answer.open_intents),
+        other_replicas: others,
+        replicas,
+        unreachable,
+        findings,
+    };
+    for answer in answers.iter().filter(|answer| answer.no_trail) {
+        notice(&format!(
+            "replica {} keeps no trail of requests (`audit.dir` in control-plane.toml): only admin changes were verified",
+            answer.replica
+        ));
+    }
+    print(global, &view)?;
+    Ok(match view.ok {
+        false => ExitCode::FAILURE,
+        true if !view.unreachable.is_empty() => ExitCode::from(Exit::Unreachable as u8),
+        true => ExitCode::SUCCESS,
+    })
+}
+
+fn print(global: &Global, view: &VerificationView) -> Result<()> {
+    if !global.output().is_table() {
+        return global.output().data(view);
+    }
+    let VerificationView { records, chains, admin_changes, open_intents, .. } = view;
+    if view.ok {
+        let whole =
+            format!("{records} records of {chains} chains and {admin_changes} admin changes are whole and unchanged");
+        global.output().text(&whole)?;
+    } else {
+        global.output().list("findings", &view.findings)?;
+    }
+    if *open_intents > 0 {
+        notice(&format!("{open_intents} requests have no outcome: in progress, or their node died"));
+    }
+    if !view.other_replicas.is_empty() {
+        let (replicas, others) = (view.replicas.join(", "), view.other_replicas.join(", "));
+        notice(&format!(
+            "these are the trails of {replicas}; a gap may be records that {others} took: name their addresses in `endpoints` of the context"
+        ));
+    }
+    Ok(())
 }

@@ -129,6 +129,14 @@ fn manifest(directory: &Path, key: &VerifyingKey) -> Result<Manifest, ExportErro
     manifest.filter(|manifest| manifest.format == FORMAT).ok_or(ExportError::Format { path })
 }
 
+/// What the manifests say of a chain of admin changes.
+#[derive(Clone, Copy)]
+struct AdminEnd {
+    first: u64,
+    last: u64,
+    digest: Digest,
+}
+
 /// What was read of the exports.
 #[derive(Default)]
 struct Read {
@@ -138,7 +146,7 @@ struct Read {
     records: HashMap<(ChainId, u64), Vec<u8>>,
     reported: Vec<KnownHead>,
     links: BTreeMap<String, BTreeMap<u64, Link>>,
-    admin_ends: BTreeMap<String, (u64, Digest)>,
+    admin_ends: BTreeMap<String, AdminEnd>,
     created_us: u64,
 }
 
@@ -165,10 +173,13 @@ impl Read {
             Some(KnownHead { node, head, kept_from: report.kept_from, reported_us: report.reported_us })
         }));
         for chain in &manifest.admin_chains {
-            let end = (chain.sequence, digest(&chain.digest).unwrap_or(Digest([0; 32])));
+            let first = if chain.first == 0 { admin::oldest_kept(chain.sequence) } else { chain.first };
+            let digest = digest(&chain.digest).unwrap_or(Digest([0; 32]));
+            let end = AdminEnd { first, last: chain.sequence, digest };
             let known = self.admin_ends.entry(chain.chain.clone()).or_insert(end);
-            if end.0 > known.0 {
-                *known = end;
+            known.first = known.first.min(first);
+            if end.last > known.last {
+                (known.last, known.digest) = (end.last, end.digest);
             }
         }
         let unreadable =
@@ -257,9 +268,9 @@ impl Read {
         found.chains = spans.len() as u64;
         let chains = verify_frames(&frames, &spans, &records, &reported, created_us);
         found.findings.extend(chains.into_iter().map(ExportFinding::Chain));
-        for (chain, (last, digest)) in admin_ends {
+        for (chain, AdminEnd { first, last, digest }) in admin_ends {
             let links: Vec<Link> = links.remove(&chain).unwrap_or_default().into_values().collect();
-            let faults = admin::verify(&links, last, digest);
+            let faults = admin::verify(&links, first, last, digest);
             found.findings.extend(faults.into_iter().map(|fault| ExportFinding::Admin { chain: chain.clone(), fault }));
         }
         found

@@ -165,9 +165,9 @@ impl<'a> ExportWriter<'a> {
     }
 
     /// Names a chain of admin changes.
-    pub fn admin_chain(&mut self, chain: &str, sequence: u64, digest: &[u8]) {
+    pub fn admin_chain(&mut self, chain: &str, (first, sequence): (u64, u64), digest: &[u8]) {
         let (chain, digest) = (chain.to_owned(), HEXLOWER.encode(digest));
-        self.manifest.admin_chains.push(AdminChainEntry { chain, sequence, digest });
+        self.manifest.admin_chains.push(AdminChainEntry { chain, sequence, digest, first });
     }
 
     /// Notes what nodes have reported of their chains.

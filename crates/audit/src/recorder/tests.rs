@@ -19,7 +19,7 @@ fn read(disk: &SimulatedDisk, key: &AuditKeyPair) -> Vec<String> {
     for (name, _) in disk.list().unwrap() {
         let bytes = disk.read_all(&name).unwrap();
         let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
-        let file_key = header.open(key).unwrap();
+        let file_key = header.open(&key.alone()).unwrap();
         let head = heads.entry(header.chain).or_insert_with(|| Head::genesis(header.chain));
         for sealed in Frames::of(&bytes[HEADER_BYTES..]) {
             let frame = sealed.open(&file_key).unwrap();

@@ -23,7 +23,7 @@ fn read(disk: &SimulatedDisk, key: &AuditKeyPair) -> Vec<String> {
     for segment in segments {
         let bytes = disk.read_all(&segment.name).unwrap();
         let header = SegmentHeader::decode(&bytes).unwrap();
-        let file_key = header.open(key).unwrap();
+        let file_key = header.open(&key.alone()).unwrap();
         let head = heads.entry(header.chain).or_insert_with(|| Head::genesis(header.chain));
         for sealed in Frames::of(&bytes[HEADER_BYTES..]) {
             let frame = sealed.open(&file_key).unwrap();
@@ -203,7 +203,7 @@ fn segments_wait_for_the_collector_as_long_as_there_is_room() {
     );
     assert_eq!((later.segments().sealed().len(), later.segments().export_backlog()), (1, 0));
     let header = disk.read_all(&names[1]).unwrap();
-    later.segments().give_key(&names[1], SegmentHeader::decode(&header).unwrap().open(&key).unwrap());
+    later.segments().give_key(&names[1], SegmentHeader::decode(&header).unwrap().open(&key.alone()).unwrap());
     assert!(later.segments().sealed().is_empty());
 
     later.segments().acknowledge(chain, 2);

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     disk::Disk,
     record::Value,
-    seal::{AuditKeyPair, AuditPublicKey, FileKey, KeyId, SEALED_KEY_BYTES, SealError},
+    seal::{AuditKeys, AuditPublicKey, FileKey, KeyId, SEALED_KEY_BYTES, SealError},
 };
 
 const MAGIC: &[u8; 8] = b"SEKSBLK1";
@@ -110,7 +110,7 @@ impl Block {
     ///
     /// # Errors
     /// [`BlockError`].
-    pub(crate) fn open(disk: &dyn Disk, number: u64, bytes: u64, key: &AuditKeyPair) -> Result<Self, BlockError> {
+    pub(crate) fn open(disk: &dyn Disk, number: u64, bytes: u64, keys: &AuditKeys) -> Result<Self, BlockError> {
         let name = file_name(number);
         let head = disk.read(&name, 0, HEADER_BYTES)?;
         let (start, sealed) = head.split_at_checked(BOUND_BYTES).ok_or(BlockError::Damaged)?;
@@ -119,9 +119,7 @@ impl Block {
         if !start.starts_with(MAGIC) {
             return Err(BlockError::Damaged);
         }
-        if id != key.public().id() {
-            return Err(BlockError::OtherKey(id));
-        }
+        let key = keys.get(id).ok_or(BlockError::OtherKey(id))?;
         let file_key = key.open(&bound(id, number), sealed)?;
         let end = bytes.checked_sub(TRAILER_BYTES as u64).ok_or(BlockError::Damaged)?;
         let tail = disk.read(&name, end, TRAILER_BYTES)?;

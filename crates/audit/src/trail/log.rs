@@ -9,7 +9,7 @@ use crate::{
     chain::ChainId,
     disk::{Appender, Disk},
     frame::{Frame, HEADER_BYTES, SealedFrame, SegmentHeader},
-    seal::{AuditKeyPair, FileKey},
+    seal::{AuditKeys, FileKey},
 };
 
 const SEGMENT: u8 = 1;
@@ -80,13 +80,13 @@ impl LogWriter {
 /// Reads a log up to its first entry that is not whole.
 pub(crate) struct LogReader<'a> {
     rest: &'a [u8],
-    key: &'a AuditKeyPair,
+    keys: &'a AuditKeys,
     segments: Vec<(Arc<str>, SegmentHeader, FileKey)>,
 }
 
 impl<'a> LogReader<'a> {
-    pub(crate) fn new(bytes: &'a [u8], key: &'a AuditKeyPair) -> Self {
-        Self { rest: bytes, key, segments: Vec::new() }
+    pub(crate) fn new(bytes: &'a [u8], keys: &'a AuditKeys) -> Self {
+        Self { rest: bytes, keys, segments: Vec::new() }
     }
 
     /// Bytes behind the last whole entry.
@@ -115,7 +115,7 @@ impl Iterator for LogReader<'_> {
                 (SEGMENT, contents) => {
                     let header = SegmentHeader::decode(contents).ok()?;
                     let node = std::str::from_utf8(contents.get(HEADER_BYTES..)?).ok()?;
-                    let key = header.open(self.key).ok()?;
+                    let key = header.open(self.keys).ok()?;
                     self.segments.push((node.into(), header, key));
                 }
                 (FRAME, contents) => {

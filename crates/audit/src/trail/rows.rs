@@ -63,11 +63,15 @@ impl Rows {
         self.bytes.len()
     }
 
-    /// Appends a frame that follows its chain, whose head is `head` then. `after` is the chain
-    /// before it.
+    /// Appends a frame of its chain, whose head is `head` then. `after` is the chain before it.
     pub(crate) fn push(&mut self, node: &str, (head, after): (Head, Option<Predecessor>), frame: &Frame) {
         let chain = head.chain;
-        let part = *self.by_chain.entry(chain).or_insert_with(|| {
+        let known = self.by_chain.get(&chain).copied();
+        let follows =
+            |part: &u32| self.parts.get(*part as usize).is_some_and(|part| part.head.sequence + 1 == frame.first);
+        let part = known.filter(follows).unwrap_or_else(|| {
+            // Behind a gap, whose records another replica may have, the digest starts anew.
+            let written_us = known.and_then(|part| self.parts.get(part as usize)).map_or(0, |part| part.written_us);
             self.parts.push(ChainPart {
                 chain,
                 node: node.to_owned(),
@@ -76,9 +80,11 @@ impl Rows {
                 before: frame.before,
                 head: Head { chain, sequence: frame.first - 1, digest: frame.before },
                 checkpoints: Vec::new(),
-                written_us: 0,
+                written_us,
             });
-            self.parts.len() as u32 - 1
+            let part = self.parts.len() as u32 - 1;
+            self.by_chain.insert(chain, part);
+            part
         });
         self.starts.push(self.ends.len() as u32);
         for record in frame.records() {

@@ -1,3 +1,5 @@
+mod replicas;
+mod rotation;
 mod seven;
 
 use std::{
@@ -10,7 +12,7 @@ use crate::{
     disk::simulated::SimulatedDisk,
     frame::{Frames, HEADER_BYTES},
     record::{Decision, RecordWriter, field},
-    seal::AuditPublicKey,
+    seal::{AuditKeyPair, AuditPublicKey},
     spool::{SpoolOptions, SpoolWriter},
     varint,
 };

@@ -122,6 +122,24 @@ pub struct Verification {
     pub blocks: u64,
     /// Intents without an outcome: the node died before it knew, or the request is in progress.
     pub open_intents: u64,
+    /// Which records of which chains are there.
+    pub parts: Vec<VerifiedPart>,
+}
+
+/// Consecutive records of a chain that are there. Replicas compare them: each may have parts of one
+/// chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedPart {
+    /// The node that handed them in.
+    pub node: String,
+    /// The chain before that, on the same disk.
+    pub after: Option<ChainId>,
+    /// The sequence of the first.
+    pub first: u64,
+    /// The digest of the chain before it.
+    pub before: Digest,
+    /// The chain, and its end behind the last.
+    pub head: Head,
 }
 
 /// A chain while it is followed through the blocks.
@@ -134,6 +152,7 @@ struct Followed {
 struct Verifier {
     found: Verification,
     chains: HashMap<ChainId, Followed>,
+    parts: BTreeMap<ChainId, Vec<VerifiedPart>>,
     successors: HashMap<ChainId, ChainId>,
     /// What chains say of those before them, and the node.
     predecessors: BTreeMap<ChainId, (String, u64)>,
@@ -166,8 +185,9 @@ impl Trail {
         let records: Vec<&[u8]> = rows.records().collect();
         verifier.follow(&rows.parts, &rows.frames, &records);
         verifier.compare(known, now_us);
-        let Verifier { mut found, chains, .. } = verifier;
+        let Verifier { mut found, chains, parts, .. } = verifier;
         found.chains = chains.len() as u64;
+        found.parts = parts.into_values().flatten().collect();
         found.open_intents = open_intents as u64;
         Ok(found)
     }
@@ -208,6 +228,9 @@ impl Verifier {
     fn follow(&mut self, parts: &[ChainPart], frames: &[FrameRow], records: &[&[u8]]) {
         for part in parts {
             self.enter(part, parts);
+            // A chain with a gap in it has several parts.
+            self.chains.get_mut(&part.chain).into_iter().for_each(|chain| chain.head = part.head);
+            self.note(part);
         }
         // Of each part: the digest so far, the sequence that comes next, and the last one that is
         // known to be right.
@@ -224,8 +247,7 @@ impl Verifier {
             };
             self.found.records += u64::from(frame.count);
             if frame.first > *next {
-                // A gap inside a block: the node handed the rest to another replica, or lost it.
-                // The digest starts anew there.
+                // A gap inside a part: only in blocks of earlier versions.
                 let (from, to) = (*next, frame.first - 1);
                 self.chain(&part.node, part.chain, Problem::Gap { from, to });
             }
@@ -256,10 +278,22 @@ impl Verifier {
                 self.chains.get_mut(&part.chain).into_iter().for_each(|chain| chain.written_us = frame.written_us);
             }
         }
-        for part in parts {
-            if let Some(chain) = self.chains.get_mut(&part.chain) {
-                chain.head = part.head;
+    }
+
+    /// Notes which records are there.
+    fn note(&mut self, part: &ChainPart) {
+        let parts = self.parts.entry(part.chain).or_default();
+        match parts.last_mut() {
+            Some(last) if last.head.sequence + 1 == part.first && last.head.digest == part.before => {
+                last.head = part.head;
             }
+            _ => parts.push(VerifiedPart {
+                node: part.node.clone(),
+                after: part.after.map(|after| after.chain),
+                first: part.first,
+                before: part.before,
+                head: part.head,
+            }),
         }
     }
 

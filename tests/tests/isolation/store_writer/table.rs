@@ -28,6 +28,7 @@ fn keys(tenant: &str) -> Vec<Key> {
         Key::AuditSigningKey,
         Key::AuditHead(name.parse().unwrap()),
         Key::AdminHead(name.parse().unwrap()),
+        Key::AdminArchive(name.parse().unwrap()),
         Key::AdminChange(name.parse().unwrap(), 1),
         Key::Epoch,
         Key::Rotation,
@@ -58,6 +59,7 @@ fn is_authenticated(key: &Key) -> bool {
     match key {
         Key::StoreId | Key::Canary | Key::RecordKey | Key::Authority => false,
         Key::AuditKey | Key::AuditSigningKey | Key::AuditHead(_) | Key::AdminHead(_) | Key::AdminChange(..) => true,
+        Key::AdminArchive(_) => true,
         Key::Epoch | Key::Rotation | Key::Operator(_) | Key::Node(_) | Key::Replica(_) => true,
         Key::Join(_) | Key::Tenant(_) | Key::Agent(..) | Key::Service(..) | Key::Credential(..) => true,
         Key::Envelope(..) | Key::Mint(..) | Key::MintSecret(..) | Key::AwsKey(_) | Key::Token(..) => true,
