@@ -65,6 +65,31 @@ fn paths(found: &Value) -> Vec<&str> {
     found.as_array().unwrap().iter().map(|record| record["path"].as_str().unwrap()).collect()
 }
 
+/// Verification and exports ask both replicas.
+fn both_are_verified_and_exported(cli: &Cli) {
+    let verified = cli.json(&["audit", "verify"]);
+    assert_eq!(
+        (&verified["ok"], verified["replicas"].as_array().unwrap().len(), &verified["unreachable"]),
+        (&true.into(), 2, &Value::Array(vec![])),
+        "{verified}"
+    );
+    assert!(verified["records"].as_u64().unwrap() >= 5, "{verified}");
+    let exported = cli.json(&["audit", "export", "--out", "both"]);
+    let records: u64 = exported.as_array().unwrap().iter().map(|export| export["records"].as_u64().unwrap()).sum();
+    assert_eq!((exported.as_array().unwrap().len(), records), (2, verified["records"].as_u64().unwrap()), "{exported}");
+    let checked = cli.json(&["audit", "verify", "both"]);
+    assert_eq!((&checked["ok"], checked["replicas"].as_array().unwrap().len()), (&true.into(), 2), "{checked}");
+}
+
+fn one_that_is_away_is_named(cli: &Cli, admin: &str) {
+    let verified = cli.run(&["audit", "verify", "-o", "json"], "");
+    let view: Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!((verified.code, &view["ok"]), (Some(6), &true.into()), "{verified:?}");
+    assert_eq!(view["unreachable"][0], format!("https://{admin}"), "{view}");
+    assert!(verified.stderr.contains("did not answer, and its records are not verified"), "{verified:?}");
+    assert_eq!(cli.run(&["audit", "export", "--out", "one"], "").code, Some(6));
+}
+
 #[test]
 fn a_search_asks_every_replica_of_the_context_and_names_one_that_is_away() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -123,28 +148,11 @@ fn a_search_asks_every_replica_of_the_context_and_names_one_that_is_away() {
         ["/api/openai/v1/3", "/api/openai/v1/4"]
     );
 
-    // Verification and exports ask both, too.
-    let verified = cli.json(&["audit", "verify"]);
-    assert_eq!(
-        (&verified["ok"], verified["replicas"].as_array().unwrap().len(), &verified["unreachable"]),
-        (&true.into(), 2, &Value::Array(vec![])),
-        "{verified}"
-    );
-    assert!(verified["records"].as_u64().unwrap() >= 5, "{verified}");
-    let exported = cli.json(&["audit", "export", "--out", "both"]);
-    let records: u64 = exported.as_array().unwrap().iter().map(|export| export["records"].as_u64().unwrap()).sum();
-    assert_eq!((exported.as_array().unwrap().len(), records), (2, verified["records"].as_u64().unwrap()), "{exported}");
-    let checked = cli.json(&["audit", "verify", "both"]);
-    assert_eq!((&checked["ok"], checked["replicas"].as_array().unwrap().len()), (&true.into(), 2), "{checked}");
+    both_are_verified_and_exported(&cli);
 
     second.node.kill();
     second.control.kill();
-    let verified = cli.run(&["audit", "verify", "-o", "json"], "");
-    let view: Value = serde_json::from_str(&verified.stdout).unwrap();
-    assert_eq!((verified.code, &view["ok"]), (Some(6), &true.into()), "{verified:?}");
-    assert_eq!(view["unreachable"][0], format!("https://{}", second.admin), "{view}");
-    assert!(verified.stderr.contains("did not answer, and its records are not verified"), "{verified:?}");
-    assert_eq!(cli.run(&["audit", "export", "--out", "one"], "").code, Some(6));
+    one_that_is_away_is_named(&cli, &second.admin);
     let found = cli.run(&search, "");
     assert_eq!((found.code, paths(&serde_json::from_str(&found.stdout).unwrap()).len()), (Some(6), 2));
     let line = format!("the replica at https://{} did not answer, and its records are missing", second.admin);
