@@ -11,15 +11,15 @@ pub mod tripwires;
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use self::{
+    follow::Followers,
     metrics::Counters,
-    tripwires::{Alarm, AlarmKind, Watch},
+    tripwires::{Alarm, AlarmKind, Facts, Watch},
 };
 use parking_lot::Mutex;
 use seks_audit::{
     admin::archive::{Archive, ArchiveError, ArchiveOptions},
     chain::{ChainId, Digest, Head},
     disk::{Directory, DirectoryLock},
-    record::{FieldsOf, Value, field},
     seal::AuditKeys,
     signing::SigningKey,
     spool::unix_micros,
@@ -30,9 +30,9 @@ use seks_audit::{
 };
 use seks_runtime::{alloc::release_freed_memory, lower_thread_priority};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch};
 
-pub use self::follow::Follow;
+pub use self::follow::{Follow, NewRecords};
 
 /// The archive's directory in the trail's.
 const ARCHIVE: &str = "admin";
@@ -130,6 +130,7 @@ struct Inner {
     arrivals: mpsc::Sender<(Vec<Arrival>, Reply)>,
     /// Changes when records have arrived.
     grown: watch::Sender<()>,
+    new_records: broadcast::Sender<Arc<NewRecords>>,
     searches: Semaphore,
     uploads: Semaphore,
     signing: SigningKey,
@@ -183,7 +184,9 @@ impl Trail {
         let on_growth = grown.clone();
         let counters = Arc::new(Counters::new().map_err(|error| failed(io::Error::other(error)))?);
         let (watch, alarms) = Watch::new();
-        let observer = Observer { grown: on_growth, counters: counters.clone(), watch };
+        let followers = Followers::new();
+        let new_records = followers.sender();
+        let observer = Observer { grown: on_growth, counters: counters.clone(), watch, followers };
         thread::Builder::new()
             .name("seks-trail".into())
             .spawn(move || {
@@ -204,6 +207,7 @@ impl Trail {
             archive,
             arrivals,
             grown,
+            new_records,
             searches,
             uploads,
             heads,
@@ -420,6 +424,7 @@ struct Observer {
     grown: watch::Sender<()>,
     counters: Arc<Counters>,
     watch: Watch,
+    followers: Followers,
 }
 
 impl Observer {
@@ -427,32 +432,33 @@ impl Observer {
     /// is not looked at again.
     fn stored(&mut self, group: &[Arrival], results: &[Result<Head, IngestError>], before: &HashMap<ChainId, u64>) {
         let (mut records, mut newest_us) = (0, 0);
+        let is_followed = self.followers.begin();
         for (arrival, result) in group.iter().zip(results) {
             let known = before.get(&arrival.chain()).copied().unwrap_or(0);
             if result.is_err() || arrival.last() <= known {
                 continue;
             }
             for record in arrival.records() {
-                (records, newest_us) = (records + 1, newest_us.max(began_us(record)));
-                if let Some(tripwire) = self.watch.look(arrival.node(), record) {
+                let facts = Facts::of(record);
+                (records, newest_us) = (records + 1, newest_us.max(facts.began_us));
+                if facts.is_intent() {
+                    continue; // the outcome follows
+                }
+                if let Some(tripwire) = self.watch.look(arrival.node(), &facts) {
                     self.counters.tripped(tripwire);
+                }
+                if is_followed {
+                    self.followers.add(record);
                 }
             }
         }
+        self.followers.send();
         self.counters.dropped_alarms.inc_by(self.watch.take_dropped());
         if records > 0 {
             self.counters.stored(records, newest_us);
         }
         self.grown.send_replace(());
     }
-}
-
-fn began_us(record: &[u8]) -> u64 {
-    let began = |(number, value)| match (number, value) {
-        (field::BEGAN_US, Value::Number(time)) => Some(time),
-        _ => None,
-    };
-    FieldsOf::new(record).flatten().find_map(began).unwrap_or(0)
 }
 
 /// Writes what has arrived, in groups, until nobody sends any more.

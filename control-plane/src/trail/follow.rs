@@ -1,71 +1,125 @@
 //! New records of a trail, as they arrive: what `seks dev` prints of each request.
+//!
+//! The thread that stores records hands a few of them over. Nothing is read back from the disk, and
+//! a reader never holds up the thread: what it does not take in time is counted.
 
-use std::{future::pending, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use seks_audit::{
-    spool::unix_micros,
-    trail::{Position, Query},
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::Instant,
 };
-use tokio::{sync::watch, time::sleep};
 
 use super::Trail;
 
-/// Records that arrive within this time are read together. A trail that grows all the time is
-/// searched this often at most.
-const GATHER: Duration = Duration::from_millis(50);
-/// When a trail that could not be read is tried again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Most records of one answer.
-const BATCH: usize = 500;
+/// Most records of a second that are handed over: more than a person reads.
+const RECORDS_A_SECOND: usize = 50;
+const WINDOW: Duration = Duration::from_secs(1);
+/// Groups that may wait for a reader.
+const QUEUE: usize = 64;
 
-/// A reader that stands behind the newest record it has seen. Reading never holds up a node that
-/// hands records in.
-pub struct Follow {
-    trail: Trail,
-    /// Changes when records have arrived.
-    growth: watch::Receiver<()>,
-    /// There may be more records than were read.
-    is_behind: bool,
-    /// `None`: nothing was seen yet. An empty trail has no position that comes before its first
-    /// record.
-    after: Option<Position>,
-    /// Requests that began before it are not of interest, in Unix microseconds.
-    since_us: u64,
+/// Records that have arrived together.
+#[derive(Debug, Default)]
+pub struct NewRecords {
+    /// As nodes have encoded them, in the order of their arrival.
+    pub records: Vec<Box<[u8]>>,
+    /// Further records of the group, that are not here.
+    pub left_out: u64,
 }
+
+/// A reader of new records.
+pub struct Follow(broadcast::Receiver<Arc<NewRecords>>);
 
 impl Trail {
     /// Follows the trail from now on.
     #[must_use]
     pub fn follow(&self) -> Follow {
-        Follow { trail: self.clone(), growth: self.growth(), is_behind: false, after: None, since_us: unix_micros() }
+        Follow(self.0.new_records.subscribe())
     }
 }
 
 impl Follow {
-    /// Waits for new records, as nodes have encoded them; in the order of their arrival.
-    pub async fn next(&mut self) -> Vec<Vec<u8>> {
+    /// Waits for new records. `None`: the trail is closed.
+    pub async fn next(&mut self) -> Option<Arc<NewRecords>> {
         loop {
-            if !self.is_behind {
-                if self.growth.changed().await.is_err() {
-                    return pending().await; // the trail is closed
-                }
-                sleep(GATHER).await;
+            match self.0.recv().await {
+                Ok(new) => return Some(new),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
             }
-            let (after, since_us) = (self.after, self.since_us);
-            let query = Query { after, since_us, newest_first: false, limit: BATCH, ..Query::default() };
-            let Ok(page) = self.trail.search(query).await else {
-                self.is_behind = true; // what cannot be read now is asked for again
-                sleep(RETRY_AFTER).await;
-                continue;
-            };
-            self.is_behind = page.next.is_some();
-            let Some(last) = page.entries.last() else {
-                // A search that was too long for one page goes on behind what it has seen.
-                self.after = page.next.or(self.after);
-                continue;
-            };
-            self.after = Some(last.position);
-            return page.entries.into_iter().map(|entry| entry.record).collect();
         }
+    }
+}
+
+/// The writing side, of the thread that stores records.
+pub(super) struct Followers {
+    sender: broadcast::Sender<Arc<NewRecords>>,
+    group: NewRecords,
+    /// When the present second began, and how many records of it were handed over.
+    window: (Instant, usize),
+}
+
+impl Followers {
+    pub(super) fn new() -> Self {
+        let (sender, _) = broadcast::channel(QUEUE);
+        Self { sender, group: NewRecords::default(), window: (Instant::now(), 0) }
+    }
+
+    pub(super) fn sender(&self) -> broadcast::Sender<Arc<NewRecords>> {
+        self.sender.clone()
+    }
+
+    /// A group begins. Whether its records are to be given to [`add`](Self::add).
+    pub(super) fn begin(&mut self) -> bool {
+        let is_followed = self.sender.receiver_count() > 0;
+        if is_followed && self.window.0.elapsed() >= WINDOW {
+            self.window = (Instant::now(), 0);
+        }
+        is_followed
+    }
+
+    pub(super) fn add(&mut self, record: &[u8]) {
+        if self.window.1 < RECORDS_A_SECOND {
+            self.window.1 += 1;
+            self.group.records.push(record.into());
+        } else {
+            self.group.left_out += 1;
+        }
+    }
+
+    /// Hands over what was added.
+    pub(super) fn send(&mut self) {
+        if !self.group.records.is_empty() || self.group.left_out > 0 {
+            let _ = self.sender.send(Arc::new(std::mem::take(&mut self.group))); // the last reader has gone
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_gets_some_records_of_a_second_and_the_number_of_the_others() {
+        let mut followers = Followers::new();
+        assert!(!followers.begin());
+        let mut follow = Follow(followers.sender().subscribe());
+        assert!(followers.begin());
+        for record in 0..RECORDS_A_SECOND + 7 {
+            followers.add(&[record as u8]);
+        }
+        followers.send();
+        let first = follow.next().await.unwrap();
+        assert_eq!((first.records.len(), first.left_out), (RECORDS_A_SECOND, 7));
+        for (later, expected) in [(WINDOW / 2, (0, 1)), (WINDOW, (1, 0))] {
+            tokio::time::advance(later).await;
+            assert!(followers.begin());
+            followers.add(b"more");
+            followers.send();
+            let next = follow.next().await.unwrap();
+            assert_eq!((next.records.len(), next.left_out), expected);
+        }
+        drop(followers);
+        assert!(follow.next().await.is_none());
     }
 }

@@ -116,10 +116,10 @@ enum Networks {
 
 /// What is read of a record.
 #[derive(Default)]
-struct Facts<'a> {
+pub(super) struct Facts<'a> {
     kind: u64,
     decision: u64,
-    began_us: u64,
+    pub(super) began_us: u64,
     tenant: &'a [u8],
     token: &'a [u8],
     agent: &'a [u8],
@@ -130,7 +130,7 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn of(record: &'a [u8]) -> Self {
+    pub(super) fn of(record: &'a [u8]) -> Self {
         let mut facts = Self::default();
         for (number, value) in FieldsOf::new(record).flatten() {
             match (number, value) {
@@ -149,6 +149,10 @@ impl<'a> Facts<'a> {
         }
         facts
     }
+
+    pub(super) fn is_intent(&self) -> bool {
+        self.kind == Kind::Intent as u64
+    }
 }
 
 impl Watch {
@@ -158,15 +162,11 @@ impl Watch {
         (Self { alarms, dropped: 0, networks: HashMap::new() }, received)
     }
 
-    /// Looks at a record that is new in the trail.
-    pub(super) fn look(&mut self, node: &str, record: &[u8]) -> Option<AlarmKind> {
-        let facts = Facts::of(record);
-        if facts.kind == Kind::Intent as u64 {
-            return None; // the outcome follows
-        }
+    /// Looks at a record that is new in the trail, and no intent.
+    pub(super) fn look(&mut self, node: &str, facts: &Facts<'_>) -> Option<AlarmKind> {
         let tripwire = AlarmKind::of(facts.token, facts.reason, facts.path);
         let is_allowed = facts.decision == Decision::Allow as u64;
-        let new_network = || (is_allowed && self.is_from_new_network(&facts)).then_some(AlarmKind::NewNetwork);
+        let new_network = || (is_allowed && self.is_from_new_network(facts)).then_some(AlarmKind::NewNetwork);
         let tripwire = tripwire.or_else(new_network)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let alarm = Alarm {
@@ -249,7 +249,7 @@ mod tests {
     fn alarms_beyond_the_queue_are_counted() {
         let (mut watch, alarms) = Watch::new();
         for _ in 0..QUEUE + 3 {
-            watch.look("n-1", &record("", "token_unknown", "/", [10, 0, 0, 1]));
+            watch.look("n-1", &Facts::of(&record("", "token_unknown", "/", [10, 0, 0, 1])));
         }
         assert_eq!((alarms.len(), watch.take_dropped(), watch.take_dropped()), (QUEUE, 3, 0));
     }
@@ -258,7 +258,7 @@ mod tests {
     fn each_tripwire_has_its_records_and_ordinary_ones_have_none() {
         let (mut watch, mut alarms) = Watch::new();
         let mut trip = |token: &str, reason: &str, path: &str, source: [u8; 4]| {
-            let tripped = watch.look("n-1", &record(token, reason, path, source));
+            let tripped = watch.look("n-1", &Facts::of(&record(token, reason, path, source)));
             assert_eq!(alarms.try_recv().ok().map(|alarm| alarm.tripwire), tripped);
             tripped
         };

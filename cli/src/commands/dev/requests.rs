@@ -1,5 +1,6 @@
 //! A line for each request, on stderr: what happened to it, why, and how long it took. The lines
-//! come from the audit trail, so they cost no request anything, and hold no secret.
+//! come from the audit trail, so they hold no secret. Under load most requests have no line, and are
+//! counted instead.
 
 use std::{
     io::IsTerminal as _,
@@ -10,26 +11,44 @@ use prost::Message as _;
 use seks_control_plane::trail::Trail;
 use seks_proto::wire::{
     AuditRecord,
-    audit_record::{Decision, Kind},
+    audit_record::Decision,
 };
 use seks_runtime::logs;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{error::one_line, output};
 
 /// Longest path in a line, in characters.
 const PATH: usize = 60;
 
+/// How often it is said how many requests have no line.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
 /// Prints requests until the task is dropped.
 pub(super) async fn print(trail: Trail) {
     let mut follow = trail.follow();
     let colours = output::has_colours(std::io::stderr().is_terminal());
+    let (mut left_out, mut since) = (0, Instant::now());
     loop {
-        // An intent is followed by an outcome.
-        let records = follow.next().await.into_iter();
-        let records = records.filter_map(|record| AuditRecord::decode(record.as_slice()).ok());
-        for record in records.filter(|record| record.kind() != Kind::Intent) {
+        let new = match left_out {
+            0 => follow.next().await,
+            _ => match timeout_at(since + COUNT_EVERY, follow.next()).await {
+                Ok(new) => new,
+                Err(_) => {
+                    logs::write_stderr_line(&format!("… and {left_out} more (`seks audit search` shows all)"));
+                    left_out = 0;
+                    continue;
+                }
+            },
+        };
+        let Some(new) = new else { return };
+        for record in new.records.iter().filter_map(|record| AuditRecord::decode(&**record).ok()) {
             logs::write_stderr_line(&line(&record, colours));
         }
+        if left_out == 0 {
+            since = Instant::now();
+        }
+        left_out += new.left_out;
     }
 }
 
