@@ -268,6 +268,13 @@ impl Trail {
         written.await.unwrap_or_default() // the thread has panicked, which has been reported
     }
 
+    /// Gives memory back that making blocks took, unless a block was made since the last call. To
+    /// be called from time to time.
+    pub fn release_memory(&self) {
+        let (reply, _) = oneshot::channel();
+        let _ = self.0.arrivals.try_send((Vec::new(), reply)); // a full queue is no time for it
+    }
+
     /// Looks for records.
     ///
     /// # Errors
@@ -463,6 +470,10 @@ impl Observer {
 
 /// Writes what has arrived, in groups, until nobody sends any more.
 fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Reply)>, mut observer: Observer) {
+    // Columns of a block take several times the memory of its records. Under load the next block
+    // needs it again: it goes back to the system when no block was made between two calls of
+    // `release_memory`.
+    let mut blocks_made = 0;
     while let Some((mut group, reply)) = queue.blocking_recv() {
         let mut replies = vec![(group.len(), reply)];
         while group.len() < MAX_GROUP
@@ -472,13 +483,17 @@ fn write_arrivals(blocks: &Blocks, mut queue: mpsc::Receiver<(Vec<Arrival>, Repl
             group.extend(more);
         }
         let number = blocks.end().block;
+        if group.is_empty() {
+            // Nobody has handed in anything for a while, or this is one of the calls in between.
+            if std::mem::take(&mut blocks_made) == 0 {
+                release_freed_memory();
+            }
+            continue;
+        }
         let heads = group.iter().flat_map(|arrival| blocks.heads(arrival.node(), &[arrival.chain()]));
         let before: HashMap<ChainId, u64> = heads.map(|head| (head.chain, head.sequence)).collect();
         let results = blocks.ingest(&group);
-        if blocks.end().block != number {
-            // A block was made: its columns took several times the memory of its records.
-            release_freed_memory();
-        }
+        blocks_made += blocks.end().block - number;
         observer.stored(&group, &results, &before);
         let mut results = results.into_iter();
         for (count, reply) in replies {

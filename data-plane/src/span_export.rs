@@ -29,16 +29,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    spans::{self, Recorded, SpanNode},
+    spans::{self, Fields, Recorded, SpanNode},
     spool::Spool,
 };
 
 /// Most spans in one request to the collector.
-const BATCH_SPANS: usize = 512;
+const BATCH_SPANS: usize = 256;
 /// Bytes at which a request to the collector is full. gRPC servers accept 4 MiB by default.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Bytes read from disk at a time. A frame fits.
-const READ_BYTES: usize = 2 * MAX_RECORDS_BYTES;
+/// Bytes read from disk at a time: little enough for the processor's second cache, which requests
+/// need as well.
+const READ_BYTES: usize = 128 * 1024;
+/// The same, where a frame is longer than that. Every frame fits.
+const LONG_READ_BYTES: usize = 2 * MAX_RECORDS_BYTES;
 /// How long records collect before they are read.
 const COLLECT: Duration = Duration::from_millis(200);
 /// How often a spool is looked for that was not there.
@@ -199,10 +202,11 @@ impl Exporter {
     async fn export_segment(&mut self, segments: &Arc<Segments>, segment: &SegmentInfo) {
         let Some(key) = segments.key(&segment.name) else { return };
         let mut offset = self.offsets.get(&segment.name).copied().unwrap_or(HEADER_BYTES as u64);
+        let mut length = READ_BYTES;
         while offset < segment.bytes {
             let (from, of, key) = (segments.clone(), segment.clone(), key.clone());
             let read = run_blocking(move || {
-                let bytes = from.read(&of, offset, READ_BYTES)?;
+                let bytes = from.read(&of, offset, length)?;
                 let mut used = 0;
                 let frames = Frames::of(&bytes).map_while(|sealed| {
                     let frame = sealed.open(&key).ok()?;
@@ -213,6 +217,11 @@ impl Exporter {
                 Ok::<_, std::io::Error>((frames, used))
             });
             let Ok(Ok((frames, used))) = read.await else { return }; // it was removed meanwhile
+            if used == 0 && length < LONG_READ_BYTES {
+                length = LONG_READ_BYTES;
+                continue;
+            }
+            length = READ_BYTES;
             if used == 0 {
                 // Durable bytes that are no frame: the disk has changed them. Verification of the
                 // trail says what is missing.
@@ -234,7 +243,8 @@ impl Exporter {
     /// Adds the spans of a frame that were not exported yet.
     fn add(&mut self, frame: &Frame, segment: &SegmentInfo, segments: &Segments) {
         for (sequence, record) in (frame.first..).zip(frame.records()) {
-            let Some((kind, request)) = spans::kind_of(record) else { continue };
+            let Some(fields) = Fields::read(record) else { continue };
+            let (Some(kind), Some(request)) = (fields.kind(), fields.request_id) else { continue };
             let is_new = sequence > segment.exported;
             if kind == Kind::Intent {
                 // The outcome of another may have been exported, and its segment removed.
@@ -246,7 +256,7 @@ impl Exporter {
             }
             self.intents.remove(&request);
             if is_new {
-                spans::write(record, Recorded::Whole, &self.node, &mut self.batch.spans);
+                spans::write_fields(&fields, Recorded::Whole, &self.node, &mut self.batch.spans);
             }
         }
         self.batch.mark(&segment.name, frame.first + u64::from(frame.count) - 1);
@@ -262,7 +272,10 @@ impl Exporter {
 
     /// Sends what was added, for as long as it takes, and lets the spool remove it.
     async fn flush(&mut self, segments: &Arc<Segments>) {
-        let Batch { spans, marks } = std::mem::take(&mut self.batch);
+        // A full batch is followed by another of its size.
+        let room = if self.batch.is_full() { self.batch.spans.as_bytes().len() * 9 / 8 } else { 0 };
+        let next = Batch { spans: SpanWriter::with_capacity(room), marks: Vec::new() };
+        let Batch { spans, marks } = std::mem::replace(&mut self.batch, next);
         let count = spans.count() as u64;
         if count > 0 {
             let refused = self.sender.send(spans.into_bytes().into()).await;

@@ -8,10 +8,10 @@
 
 mod fields;
 
-use seks_audit::record::{Decision, Kind};
+use seks_audit::record::{Decision, field};
 use seks_runtime::telemetry::{CLIENT, SERVER, SpanContext, SpanWriter};
 
-use self::fields::Fields;
+pub(crate) use self::fields::Fields;
 
 /// Route of path mode. What is behind it in a path is the upstream's.
 pub(crate) const PATH_ROUTE: &str = "/api/{service}";
@@ -83,23 +83,22 @@ pub(crate) enum Recorded {
     IntentAlone,
 }
 
-/// The kind of a record and its request's id. `None`: it is damaged.
-pub(crate) fn kind_of(record: &[u8]) -> Option<(Kind, [u8; 16])> {
-    let fields = Fields::read(record)?;
-    let kinds = [Kind::Whole, Kind::Intent, Kind::Outcome];
-    Some((kinds.into_iter().find(|kind| *kind as u64 == fields.kind)?, fields.request_id?))
-}
-
 /// Appends the spans of a record. A damaged record has none, and neither has one that was made
 /// without a collector.
 pub(crate) fn write(record: &[u8], recorded: Recorded, node: &SpanNode, spans: &mut SpanWriter) {
-    let Some(fields) = Fields::read(record) else { return };
+    if let Some(fields) = Fields::read(record) {
+        write_fields(&fields, recorded, node, spans);
+    }
+}
+
+/// The same of a record that was read.
+pub(crate) fn write_fields(fields: &Fields<'_>, recorded: Recorded, node: &SpanNode, spans: &mut SpanWriter) {
     let (Some(id), Some(trace)) = (fields.request_id, fields.trace) else { return };
     let ids = SpanIds::of(&id);
     let own = SpanContext { trace, span: ids.server, flags: 1 };
-    write_server(&fields, &own, recorded, node, spans);
+    write_server(fields, &own, recorded, node, spans);
     if fields.connect_us > 0 {
-        write_client(&fields, &SpanContext { span: ids.upstream, ..own }, own.span, spans);
+        write_client(fields, &SpanContext { span: ids.upstream, ..own }, own.span, spans);
     }
 }
 
@@ -145,10 +144,11 @@ fn write_decision(f: &Fields<'_>, recorded: Recorded, spans: &mut SpanWriter) {
     // An intent is recorded for requests that may be sent.
     let is_allowed = f.decision == Decision::Allow as u64 || recorded == Recorded::IntentAlone;
     spans.text("seks.decision", if is_allowed { "allow" } else { "deny" });
-    for (name, ids) in [("seks.policy.ids", &f.policies), ("seks.policy.audited", &f.audited)] {
-        if !ids.is_empty() {
-            spans.texts(name, ids.iter().copied());
-        }
+    if f.has_policies {
+        spans.texts("seks.policy.ids", f.texts(field::POLICIES));
+    }
+    if f.has_audited {
+        spans.texts("seks.policy.audited", f.texts(field::AUDITED_POLICIES));
     }
     if f.credential_version > 0 {
         spans.int("seks.credential.version", f.credential_version);

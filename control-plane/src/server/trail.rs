@@ -107,6 +107,7 @@ async fn store_heads(trail: Trail, registry: Arc<Registry>, stop: CancellationTo
     let mut pause = STORE_HEADS;
     loop {
         let is_last = tokio::time::timeout(pause, stop.cancelled()).await.is_ok();
+        trail.release_memory();
         let heads = trail.take_new_heads();
         pause = STORE_HEADS.max(PAUSE_PER_NODE.saturating_mul(u32::try_from(heads.len()).unwrap_or(u32::MAX)));
         for known in heads {

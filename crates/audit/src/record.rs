@@ -153,6 +153,7 @@ pub enum Value<'a> {
 
 /// The fields of a record, in its order. Ends with `None` inside when the bytes are no record of
 /// varints and length-delimited fields.
+#[derive(Clone)]
 pub struct FieldsOf<'a> {
     rest: &'a [u8],
 }

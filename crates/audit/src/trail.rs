@@ -433,7 +433,7 @@ impl Trail {
             let block = Block::open(&*self.disk, number, bytes.len() as u64, &self.keys)?;
             let mut state = self.state.write();
             state.blocks.insert(number, Arc::new(block));
-            (state.rows, state.number) = (Arc::default(), number + 1);
+            (state.rows, state.number) = (Arc::new(Rows::with_room_of(&rows)), number + 1);
             state.late_outcomes.clear();
             state.intents_here.clear();
         }

@@ -17,6 +17,12 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Bytes that [`put`] appends.
+#[inline]
+pub(crate) fn len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
 /// Takes a value from the front of `bytes`. `None` when it is cut or longer than 64 bits.
 #[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
@@ -69,6 +75,7 @@ mod tests {
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
             let mut bytes = Vec::new();
             put(&mut bytes, value);
+            assert_eq!(bytes.len(), len(value));
             for cut in 0..bytes.len() {
                 assert_eq!(take(&mut &bytes[..cut]), None);
             }

@@ -2,17 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use seks_audit::record::{FieldsOf, Value, field};
+use seks_audit::record::{FieldsOf, Kind, Value, field};
 use seks_runtime::telemetry::SpanContext;
 
 use super::PATH_ROUTE;
 
 /// A record's fields. Names and units are those of `AuditRecord` in `audit.proto`.
 #[derive(Default)]
-pub(super) struct Fields<'a> {
-    pub(super) kind: u64,
+pub(crate) struct Fields<'a> {
+    record: &'a [u8],
+    kind: u64,
     began_us: u64,
-    pub(super) request_id: Option<[u8; 16]>,
+    pub(crate) request_id: Option<[u8; 16]>,
     pub(super) trace: Option<[u8; 16]>,
     pub(super) agent_trace: Option<SpanContext>,
     pub(super) is_trusted: bool,
@@ -33,8 +34,8 @@ pub(super) struct Fields<'a> {
     pub(super) table_revision: u64,
     pub(super) decision: u64,
     pub(super) reason: &'a str,
-    pub(super) policies: Vec<&'a str>,
-    pub(super) audited: Vec<&'a str>,
+    pub(super) has_policies: bool,
+    pub(super) has_audited: bool,
     pub(super) status: u64,
     pub(super) upstream: &'a str,
     upstream_base: &'a str,
@@ -53,8 +54,8 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// `None`: it is no record.
-    pub(super) fn read(record: &'a [u8]) -> Option<Self> {
-        let mut fields = Self::default();
+    pub(crate) fn read(record: &'a [u8]) -> Option<Self> {
+        let mut fields = Self { record, ..Self::default() };
         for entry in FieldsOf::new(record) {
             match entry? {
                 (field, Value::Number(number)) => fields.set_number(field, number),
@@ -62,6 +63,19 @@ impl<'a> Fields<'a> {
             }
         }
         Some(fields)
+    }
+
+    /// `None`: it is damaged.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        [Kind::Whole, Kind::Outcome, Kind::Intent].into_iter().find(|kind| *kind as u64 == self.kind)
+    }
+
+    /// Every text of a field that may be there several times.
+    pub(super) fn texts(&self, wanted: u32) -> impl Iterator<Item = &'a str> + Clone {
+        FieldsOf::new(self.record).flatten().filter_map(move |(field, value)| match value {
+            Value::Bytes(bytes) if field == wanted => Some(std::str::from_utf8(bytes).unwrap_or_default()),
+            _ => None,
+        })
     }
 
     fn set_bytes(&mut self, field: u32, bytes: &'a [u8]) {
@@ -84,8 +98,8 @@ impl<'a> Fields<'a> {
             field::UPSTREAM_ERROR => self.upstream_error = text(),
             field::CREDENTIAL => self.credential = text(),
             field::REASON => self.reason = text(),
-            field::POLICIES => self.policies.push(text()),
-            field::AUDITED_POLICIES => self.audited.push(text()),
+            field::POLICIES => self.has_policies = true,
+            field::AUDITED_POLICIES => self.has_audited = true,
             _ => {}
         }
     }
@@ -160,7 +174,7 @@ impl<'a> Fields<'a> {
         };
         let is_below = rest.strip_prefix(base_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let base_path = if is_below { "" } else { base_path };
-        format!("{scheme}://{authority}{base_path}{rest}")
+        [scheme, "://", authority, base_path, rest].concat()
     }
 }
 

@@ -9,10 +9,7 @@ use std::{
 
 use prost::Message as _;
 use seks_control_plane::trail::Trail;
-use seks_proto::wire::{
-    AuditRecord,
-    audit_record::Decision,
-};
+use seks_proto::wire::{AuditRecord, audit_record::Decision};
 use seks_runtime::logs;
 use tokio::time::{Instant, timeout_at};
 

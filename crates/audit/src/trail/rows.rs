@@ -55,6 +55,16 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// Empty, with room for as much as `like` holds: growing would copy each record several times.
+    pub(crate) fn with_room_of(like: &Self) -> Self {
+        let room = |length: usize| length + length / 16;
+        Self {
+            bytes: Vec::with_capacity(room(like.bytes.len())),
+            ends: Vec::with_capacity(room(like.ends.len())),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -205,11 +215,11 @@ impl<'a> Columns<'a> {
         let mut numbers: ByField<Vec<u64>> = ByField::default();
         let mut texts: ByField<Vec<&[u8]>> = ByField::default();
         let (mut shapes, mut row_shapes) = (KnownShapes::default(), Vec::new());
-        let (mut shape, mut again) = (Shape::new(), Vec::new());
+        let (mut shape, mut read) = (Shape::new(), Vec::new());
         for record in records {
             shape.clear();
-            if is_canonical(record, &mut again) {
-                for (field, value) in FieldsOf::new(record).flatten() {
+            if read_canonical(record, &mut read) {
+                for &(field, value) in &read {
                     match value {
                         Value::Number(number) => {
                             shape.push((field, false));
@@ -298,16 +308,22 @@ impl KnownShapes {
     }
 }
 
-/// Whether a record comes back byte for byte from its fields. `again` is memory for that.
-fn is_canonical(record: &[u8], again: &mut Vec<u8>) -> bool {
-    again.clear();
-    for read in FieldsOf::new(record) {
-        match read {
-            Some((field, value)) => put_field(again, field, value),
-            None => return false,
-        }
+/// Reads a record's fields into `read`. `false`: it does not come back byte for byte from them.
+///
+/// A varint that is longer than needed is the only thing that a reader forgets, so the lengths tell.
+fn read_canonical<'a>(record: &'a [u8], read: &mut Vec<(u32, Value<'a>)>) -> bool {
+    read.clear();
+    let mut length = 0;
+    for field in FieldsOf::new(record) {
+        let Some((number, value)) = field else { return false };
+        length += varint::len(u64::from(number) << 3)
+            + match value {
+                Value::Number(number) => varint::len(number),
+                Value::Bytes(bytes) => varint::len(bytes.len() as u64) + bytes.len(),
+            };
+        read.push((number, value));
     }
-    again == record
+    length == record.len()
 }
 
 /// Appends a field as a record has it.

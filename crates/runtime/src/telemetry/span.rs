@@ -27,6 +27,12 @@ pub const CLIENT: u64 = 3;
 /// Bytes of a length that is filled in later. A span is shorter than 2 MiB.
 const LENGTH_BYTES: usize = 3;
 
+/// Room for an ordinary span.
+const SPAN_BYTES: usize = 1536;
+
+/// Longest message whose length is one byte.
+const SHORT: usize = 127;
+
 /// Field 2 of `ScopeSpans`, length-delimited.
 const SPANS: u8 = 2 << 3 | 2;
 
@@ -63,6 +69,7 @@ impl SpanWriter {
 
     /// Begins a span. Attributes belong to it until [`end`](Self::end).
     pub fn begin(&mut self, name: &str, kind: u64, context: &SpanContext, parent: Option<[u8; 8]>, start_nanos: u64) {
+        self.bytes.reserve(SPAN_BYTES);
         self.open = self.bytes.len();
         self.count += 1;
         self.bytes.extend_from_slice(&[SPANS, 0, 0, 0]);
@@ -81,14 +88,25 @@ impl SpanWriter {
     /// Appends a text attribute.
     pub fn text(&mut self, key: &str, value: &str) {
         // AnyValue.string_value
-        let length = 1 + varint_len(value.len() as u64) + value.len();
-        self.attribute(key, length);
+        let length = 2 + value.len();
+        if 4 + key.len() + length <= SHORT {
+            self.short_attribute(key, length);
+            self.bytes.extend_from_slice(&[delimited(1), value.len() as u8]);
+            self.bytes.extend_from_slice(value.as_bytes());
+            return;
+        }
+        self.attribute(key, 1 + varint_len(value.len() as u64) + value.len());
         self.field(1, value.as_bytes());
     }
 
     /// Appends a number attribute.
     pub fn int(&mut self, key: &str, value: u64) {
-        self.attribute(key, 1 + varint_len(value));
+        let length = 1 + varint_len(value);
+        if 4 + key.len() + length <= SHORT {
+            self.short_attribute(key, length);
+        } else {
+            self.attribute(key, length);
+        }
         self.bytes.push(varint(3));
         self.number(value);
     }
@@ -170,6 +188,16 @@ impl SpanWriter {
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// [`attribute`](Self::attribute) where each length is one byte, as nearly all are: four calls
+    /// instead of eight.
+    #[inline]
+    fn short_attribute(&mut self, key: &str, length: usize) {
+        let pair = 4 + key.len() + length;
+        self.bytes.extend_from_slice(&[delimited(9), pair as u8, delimited(1), key.len() as u8]);
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.extend_from_slice(&[delimited(2), length as u8]);
     }
 
     /// Appends a key and the header of a value. The caller writes its `length` bytes.
