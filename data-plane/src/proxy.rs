@@ -4,9 +4,9 @@
 mod handler;
 mod recycled_future;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use seks_runtime::http2::Http2Rejection;
 
@@ -19,7 +19,7 @@ use crate::{
         server::{Activity, Peer, RequestBody},
     },
     pipeline::{
-        admit::{self, Hosts},
+        admit::{self, Admitted, Hosts},
         audit::{Audit, Record, RequestId},
         authorize,
         caller::Caller,
@@ -60,6 +60,15 @@ pub(crate) struct Proxy {
     bounds: SharedLimits,
     certificates: CertificateCache,
     seen: SeenTokens,
+}
+
+/// A request as far as it comes without waiting.
+enum Begun {
+    /// It asks for a tunnel.
+    Connect(Box<Parts>),
+    /// It exchanges a token of an issuer for one of ours.
+    Exchange(Box<(Admitted, RequestBody)>),
+    Identified(Box<Identified>, RequestBody),
 }
 
 /// A request whose records keep changing while it waits for a connection is given up after so many
@@ -113,36 +122,48 @@ impl Proxy {
 
     /// Answers one request. Every answer has an `x-seks-request-id` and closes one record; a
     /// refusal that leaves a body unread ends its connection.
-    async fn handle(
-        self: &Arc<Self>,
+    ///
+    /// What needs no waiting is done when this is called, so that the future has no room for it:
+    /// futures are moved, and each of their bytes costs cache.
+    fn handle(
+        self: Arc<Self>,
         request: Request<RequestBody>,
         caller: Caller,
-        mode: &ProxyMode,
+        mode: ProxyMode,
         activity: Arc<Activity>,
-    ) -> Response<ResponseBody> {
+    ) -> impl Future<Output = Response<ResponseBody>> + Send + 'static {
         let in_flight = InFlight::begin(activity);
         let mut record = self.audit.open(request.method(), request.uri().path(), request.headers());
         record.came_from(&caller, request.version());
-        let id = record.id();
         let reader = Reader::of(&request);
         let unread = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let form = refusal::Format::asked_for(request.version(), request.headers());
-        let mut response = match self.serve(request, caller, mode, in_flight, &mut record).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                let refusal = self.wrong_tokens.bound(refusal, caller.source);
-                refused(&refusal.worded_for(reader), form, unread, &mut record)
+        let is_forward = matches!(mode, ProxyMode::Forward);
+        let begun = self.begin(request, caller, mode, &mut record);
+        async move {
+            let served = match begun {
+                Ok(begun) => self.serve(begun, caller, in_flight, &mut record).await,
+                Err(refusal) => Err(refusal),
+            };
+            let mut response = match served {
+                Ok(response) => response,
+                Err(refusal) => {
+                    let refusal = self.wrong_tokens.bound(refusal, caller.source);
+                    refused(&refusal.worded_for(reader), form, unread, &mut record)
+                }
+            };
+            if record.waits_for_own_answer()
+                && let Err(code) = Box::pin(record.record_own_answer(response.status())).await
+            {
+                response = refused(&Refusal::from(code), form, unread, &mut record);
             }
-        };
-        if let Err(code) = record.record_own_answer(response.status()).await {
-            response = refused(&Refusal::from(code), form, unread, &mut record);
+            if is_forward && response.status() == StatusCode::UNAUTHORIZED {
+                ask_for_proxy_authorization(&mut response);
+            }
+            response.headers_mut().insert(RequestId::HEADER, record.id().header());
+            record.answered(response.status());
+            response.map(|body| ResponseBody::new(body, record))
         }
-        if matches!(mode, ProxyMode::Forward) && response.status() == StatusCode::UNAUTHORIZED {
-            ask_for_proxy_authorization(&mut response);
-        }
-        response.headers_mut().insert(RequestId::HEADER, id.header());
-        record.answered(response.status());
-        response.map(|body| ResponseBody::new(body, record))
     }
 
     /// Answers a request whose form was refused before it was one. It ends its connection.
@@ -176,40 +197,59 @@ impl Proxy {
         record.refused(Code::RequestInvalid);
     }
 
-    /// The stages, in order.
-    async fn serve(
-        self: &Arc<Self>,
+    /// The stages that wait for nothing: up to the look-up.
+    fn begin(
+        &self,
         request: Request<RequestBody>,
         caller: Caller,
-        mode: &ProxyMode,
-        in_flight: InFlight,
+        mode: ProxyMode,
         record: &mut Record,
-    ) -> Result<Response<OutgoingBody>, Refusal> {
+    ) -> Result<Begun, Refusal> {
         record.refusal().map_or(Ok(()), |code| Err(Refusal::from(code)))?;
-        let limits = &self.config.proxy.limits;
         let (parts, body) = request.into_parts();
         if parts.method == Method::CONNECT && matches!(mode, ProxyMode::Forward) {
-            // Boxed: it is rare, and large.
-            let with = (&self.config, self.upstreams.addresses(), &self.bounds.in_flight);
-            let within = self.clone();
-            return Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, within, record))
-                .await;
+            return Ok(Begun::Connect(Box::new(parts)));
         }
-        let admitted = admit::call(parts, &body, mode, &self.hosts, limits)?;
+        let admitted = admit::call(parts, &body, &mode, &self.hosts, &self.config.proxy.limits)?;
         record.routed(&admitted.route);
         if matches!(admitted.route, Route::Exchange) {
-            let with = Exchange { table: &self.table, seen: &self.seen, wrong: &self.wrong_tokens };
-            return Box::pin(exchange::call(admitted, body, &caller, with, record)).await;
+            return Ok(Begun::Exchange(Box::new((admitted, body))));
         }
         let identified = lookup::call(admitted, &caller, &self.table, record)?;
-        let reader = identified.reader();
-        self.serve_identified(identified, body, caller, in_flight, record).await.map_err(|r| r.worded_for(reader))
+        Ok(Begun::Identified(identified, body))
     }
 
     /// The stages behind the look-up.
+    async fn serve(
+        self: &Arc<Self>,
+        begun: Begun,
+        caller: Caller,
+        in_flight: InFlight,
+        record: &mut Record,
+    ) -> Result<Response<OutgoingBody>, Refusal> {
+        // Boxed: they are rare, and large.
+        match begun {
+            Begun::Connect(parts) => {
+                let with = (&self.config, self.upstreams.addresses(), &self.bounds.in_flight);
+                let within = self.clone();
+                Box::pin(interception::connect(&parts, &caller, &self.table, with, in_flight, within, record)).await
+            }
+            Begun::Exchange(asked) => {
+                let (admitted, body) = *asked;
+                let with = Exchange { table: &self.table, seen: &self.seen, wrong: &self.wrong_tokens };
+                Box::pin(exchange::call(admitted, body, &caller, with, record)).await
+            }
+            Begun::Identified(identified, body) => {
+                let reader = identified.reader();
+                let served = self.serve_identified(identified, body, caller, in_flight, record).await;
+                served.map_err(|refusal| refusal.worded_for(reader))
+            }
+        }
+    }
+
     async fn serve_identified(
         self: &Arc<Self>,
-        identified: Identified,
+        identified: Box<Identified>,
         body: RequestBody,
         caller: Caller,
         in_flight: InFlight,
@@ -228,7 +268,7 @@ impl Proxy {
                 return Err(refusal);
             }
         };
-        let answered = forward::call(*injected, &self.config.upstream, &caller, record).await?;
+        let answered = forward::call(injected, &self.config.upstream, &caller, record).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let idle = answered.service.idle_timeout.unwrap_or(self.config.upstream.idle_timeout);
             return Box::pin(websocket::switch(answered, idle, in_flight, record)).await; // boxed: it is rare, and large
@@ -244,7 +284,7 @@ impl Proxy {
     /// that of the table at the time of the write.
     async fn decide(
         &self,
-        mut identified: Identified,
+        mut identified: Box<Identified>,
         mut body: Received,
         mut caller: Caller,
         record: &mut Record,

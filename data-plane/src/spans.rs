@@ -8,7 +8,7 @@
 
 mod fields;
 
-use seks_audit::record::{Decision, field};
+use seks_audit::record::Decision;
 use seks_runtime::telemetry::{CLIENT, SERVER, SpanContext, SpanWriter};
 
 pub(crate) use self::fields::Fields;
@@ -144,11 +144,10 @@ fn write_decision(f: &Fields<'_>, recorded: Recorded, spans: &mut SpanWriter) {
     // An intent is recorded for requests that may be sent.
     let is_allowed = f.decision == Decision::Allow as u64 || recorded == Recorded::IntentAlone;
     spans.text("seks.decision", if is_allowed { "allow" } else { "deny" });
-    if f.has_policies {
-        spans.texts("seks.policy.ids", f.texts(field::POLICIES));
-    }
-    if f.has_audited {
-        spans.texts("seks.policy.audited", f.texts(field::AUDITED_POLICIES));
+    for (name, ids) in [("seks.policy.ids", &f.policies), ("seks.policy.audited", &f.audited)] {
+        if !ids.is_empty() {
+            spans.texts(name, ids.iter());
+        }
     }
     if f.credential_version > 0 {
         spans.int("seks.credential.version", f.credential_version);

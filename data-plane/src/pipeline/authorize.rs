@@ -6,21 +6,26 @@
 //! decided is denied. A decision is valid for the records that it was made on ([`decided`]).
 
 mod decided;
+mod further_readings;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use seks_policy::{Body, Call, Decision, Policies, PolicySlice};
 use seks_service::{
     INTERCEPTION, McpSource, TokenSlot,
-    request::{BodyFacts, BodyFields, BodyFormat, FormError, McpCall, Target, without_base_slash},
+    methods::MethodGroup,
+    request::{BodyFacts, BodyFields, BodyFormat, FormError, FormKind, McpCall, Target, without_base_slash},
 };
 use seks_types::id::{PolicyId, TenantName};
 
-use self::decided::DecidedOn;
+use self::{
+    decided::DecidedOn,
+    further_readings::{DecidedWith, FurtherReadings},
+};
 use super::{
     audit::{Counters, Record},
     caller::Caller,
@@ -54,7 +59,7 @@ struct Permit(());
 
 /// A request that may be sent.
 pub(crate) struct Permitted {
-    pub(crate) identified: Identified,
+    pub(crate) identified: Box<Identified>,
     pub(crate) service: Arc<ServiceEntry>,
     pub(crate) credential: Arc<CredentialEntry>,
     /// The upstream request's method, path and query, without the credential.
@@ -121,20 +126,20 @@ fn without_token<'a>(identified: &'a Identified, service: &ServiceEntry) -> Resu
     }
 }
 
-/// Permits a request, or says why not.
-pub(crate) async fn call(
-    mut identified: Identified,
-    mut body: Received,
-    caller: &Caller,
-    (bounds, grace): (&SharedLimits, Option<Duration>),
-    record: &mut Record,
-) -> Result<Permitted, Refusal> {
-    let token = identified.token.clone();
+/// What a token grants, before anybody looks at the target.
+struct Granted {
+    service: Arc<ServiceEntry>,
+    credential: Arc<CredentialEntry>,
+    method_group: MethodGroup,
+}
+
+/// Whether the token grants the service, and the service takes such a request at all.
+fn granted(identified: &Identified) -> Result<Granted, Refusal> {
     let service = identified.service.clone().ok_or(Code::ServiceUnknown)?;
     if service.name.as_str() == INTERCEPTION {
         return Err(Code::ServiceUnknown.into()); // it holds a CA, and is no upstream
     }
-    let grant = token.grant(service.name.as_str()).ok_or(Code::ServiceNotGranted)?;
+    let grant = identified.token.grant(service.name.as_str()).ok_or(Code::ServiceNotGranted)?;
     let credential = grant.credential().ok_or_else(|| {
         Refusal::from(Code::ServiceNotGranted).with_detail("this node holds no credential for the service")
     })?;
@@ -147,45 +152,42 @@ pub(crate) async fn call(
     let Some(method_group) = service.method_group(&identified.admitted.parts.method) else {
         return Err(Refusal::method_not_listed(&service));
     };
-    let (line, mut overriding) = read_target(&identified, &service)?;
+    Ok(Granted { service, credential, method_group })
+}
+
+/// Permits a request, or says why not.
+pub(crate) async fn call(
+    mut identified: Box<Identified>,
+    body: Received,
+    caller: &Caller,
+    (bounds, grace): (&SharedLimits, Option<Duration>),
+    record: &mut Record,
+) -> Result<Permitted, Refusal> {
+    let Granted { service, credential, method_group } = granted(&identified)?;
+    let (line, overriding) = read_target(&identified, &service)?;
     if let Some(url) = &identified.signed_url {
         let fields = credential.open_for(&service).map_err(|_| Code::UpstreamUnreachable)?;
         url.verify(&fields, service.name.as_str(), &line.text, caller.now)?;
     }
-    let mut signed = None;
-    if service.sigv4.is_some() {
-        // Before any policy is evaluated: the signature identifies the caller.
-        let who = (&*service, &*credential);
-        (body, signed) = Box::pin(verify(&identified, who, body, caller, bounds, record)).await?;
-    }
+    // Before any policy is evaluated: the signature identifies the caller. Boxed, as every future
+    // that few requests need: each request's future has room for the largest.
+    let (body, signed) = match &service.sigv4 {
+        Some(_) => Box::pin(verify(&identified, (&*service, &*credential), body, caller, bounds, record)).await?,
+        None => (body, None),
+    };
     let second = second_target::read(&identified, &service)?;
     let parts = &identified.admitted.parts;
-    let is_streamed = !matches!(body, Received::Read(_));
-    if let Some(kind) = form::kind_of(parts, &body, &service) {
-        form::check_coding(parts)?;
-        if is_streamed && !service.allow_method_override && !parts.headers.contains_key(header::CONTENT_TYPE) {
-            body = form::watch(body, bounds, record);
-        } else {
-            let scanned = form::scan(body, kind, &service, token.tenant(), bounds, record);
-            let (read, asked) = Box::pin(scanned).await?;
-            body = read;
-            if asked.is_some() && overriding.is_some() {
-                return Err(Refusal::invalid("the method is overridden more than once"));
-            }
-            overriding = overriding.or(asked);
+    let (body, overriding) = match form::kind_of(parts, &body, &service) {
+        Some(kind) => {
+            let token = &identified.token;
+            Box::pin(read_form(body, (kind, overriding), (parts, token, &service), bounds, record)).await?
         }
-    }
-    if overriding.as_ref().is_some_and(|method| service.method_group(method).is_none()) {
-        return Err(Refusal::method_not_listed(&service));
-    }
-    second_target::check_override(overriding.as_ref(), &parts.headers)?;
-    let lines = || std::iter::once(&line).chain(second.as_ref().map(|second| &second.line));
-    let is_denied =
-        |method: &Method| lines().any(|line| seks_service::is_denied(&service.denied_paths, method, line.path()));
-    if is_denied(&parts.method) || overriding.as_ref().is_some_and(is_denied) {
-        return Err(Refusal::from(Code::PolicyDenied).with_detail(HANDS_OUT_KEYS));
-    }
-    let slice = slice_for(&identified, &service).await?;
+        None => (body, overriding),
+    };
+    let further =
+        FurtherReadings { method: overriding.as_ref(), second: second.as_ref(), copied: line.copied.as_deref() };
+    further.check(&service, parts, &line)?;
+    let (slice, token) = (slice_for(&identified, &service).await?, &identified.token);
     let mut call = Call {
         method: &parts.method,
         method_group,
@@ -199,15 +201,9 @@ pub(crate) async fn call(
         mcp: service.mcp.is_some(),
         trust: token.trust_facts(),
     };
-    let needs_body = bounds.needs_body(&slice, &call, &token).await?
-        || match &overriding {
-            Some(method) => bounds.needs_body(&slice, &overridden(&call, &service, method)?, &token).await?,
-            None => false,
-        }
-        || match &second {
-            Some(second) => bounds.needs_body(&slice, &on(&call, &second.line), &token).await?,
-            None => false,
-        };
+    let with = DecidedWith { bounds, slice: &slice, token, service: &service };
+    let needs_body = bounds.needs_body(&slice, &call, token).await?
+        || (!further.is_none() && Box::pin(further.need_body(&call, &with)).await?);
     let (body, facts) = match needs_body {
         false => (body.pass_on(fields::is_grpc(parts.version, &parts.headers), bounds, record)?, None),
         true => {
@@ -219,23 +215,11 @@ pub(crate) async fn call(
         call.body = facts.into();
     }
     let unreadable = service.mcp.is_some() && matches!(facts, Some(InspectedBody::Opaque));
-    let decision = bounds.decide(&slice, &call, &token, facts.as_ref()).await?;
+    let decision = bounds.decide(&slice, &call, token, facts.as_ref()).await?;
     let permit = decide(decision, record)
         .map_err(|refusal| if unreadable { refusal.with_more_detail(UNREADABLE_MCP) } else { refusal })?;
-    if let Some(method) = &overriding {
-        let call = overridden(&call, &service, method)?;
-        if slice.asks_for_query(&call) {
-            return Err(Refusal::from(Code::PolicyDenied).with_detail(QUERY_IN_BODY));
-        }
-        decide(bounds.decide(&slice, &call, &token, facts.as_ref()).await?, record)?;
-    }
-    if let Some(second) = &second {
-        decide(bounds.decide(&slice, &on(&call, &second.line), &token, facts.as_ref()).await?, record)?;
-    }
-    if let Some(copied) = &line.copied {
-        let call = copying(&call, copied, &service)?;
-        decide(bounds.decide(&slice, &call, &token, Some(&InspectedBody::Absent)).await?, record)
-            .map_err(|refusal| refusal.with_more_detail(OF_COPY_SOURCE))?;
+    if !further.is_none() {
+        Box::pin(further.decide(&call, facts.as_ref(), &with, record)).await?;
     }
     record.credential(&credential.name, credential.version);
     let facts =
@@ -251,35 +235,25 @@ pub(crate) async fn call(
     Ok(Permitted { _permit: permit, service, credential, line, body, signed, decided, identified })
 }
 
-/// Google's clients send a GET whose URL is too long as a POST, and its query as a form.
-const QUERY_IN_BODY: &str =
-    "a policy asks for the query, which a request with an overridden method may hold in its body";
-
-/// Said of endpoints in `denied_paths`.
-const HANDS_OUT_KEYS: &str = "the service refuses endpoints that hand out keys";
-
-/// Said when a policy denies what a request copies from.
-const OF_COPY_SOURCE: &str = "; this was decided on a GET of the copy source, which the request reads";
-
-/// The call by which the object would be read that the request copies from.
-fn copying<'a>(call: &Call<'a>, copied: &'a UpstreamTarget, service: &ServiceEntry) -> Result<Call<'a>, Refusal> {
-    if service.denied_paths.iter().any(|d| d.matches(&Method::GET, copied.path())) {
-        return Err(Refusal::from(Code::PolicyDenied).with_detail(HANDS_OUT_KEYS));
+/// Looks for a method override in a form. Returns the body, and the method that the request is
+/// overridden with.
+async fn read_form(
+    body: Received,
+    (kind, overriding): (FormKind, Option<Method>),
+    (parts, token, service): (&Parts, &TokenEntry, &ServiceEntry),
+    bounds: &SharedLimits,
+    record: &Record,
+) -> Result<(Received, Option<Method>), Refusal> {
+    form::check_coding(parts)?;
+    let is_streamed = !matches!(body, Received::Read(_));
+    if is_streamed && !service.allow_method_override && !parts.headers.contains_key(header::CONTENT_TYPE) {
+        return Ok((form::watch(body, bounds, record), overriding));
     }
-    let (path, query) = (copied.path(), copied.query());
-    let call = Call { path, query, body: Body::Absent, ..call.clone() };
-    overridden(&call, service, &Method::GET)
-}
-
-/// The call as a server reads it that honours the overriding method.
-fn overridden<'a>(call: &Call<'a>, service: &ServiceEntry, method: &'a Method) -> Result<Call<'a>, Refusal> {
-    let method_group = service.method_group(method).ok_or_else(|| Refusal::method_not_listed(service))?;
-    Ok(Call { method, method_group, ..call.clone() })
-}
-
-/// The call on another target.
-fn on<'a>(call: &Call<'a>, line: &'a UpstreamTarget) -> Call<'a> {
-    Call { path: line.path(), query: line.query(), ..call.clone() }
+    let (body, asked) = form::scan(body, kind, service, token.tenant(), bounds, record).await?;
+    if asked.is_some() && overriding.is_some() {
+        return Err(Refusal::invalid("the method is overridden more than once"));
+    }
+    Ok((body, overriding.or(asked)))
 }
 
 /// The agent cannot repair it, but a reader of its log can.

@@ -60,13 +60,12 @@ pub(crate) struct Answered {
 
 /// Sends a request and waits for the head of its answer.
 pub(crate) async fn call(
-    injected: Injected,
+    injected: Box<Injected>,
     config: &UpstreamConfig,
     caller: &Caller,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Injected { service, request, connection, needles, mut cut, .. } = injected;
-    let Injected { expires, offer, rewriting, range, credential, .. } = injected;
+    let Injected { service, request, connection, mut cut, offer, credential, .. } = *injected;
     let (upload, severing) = match &request.body {
         Upload::Stream(stream) => (Some(stream.state()), Some(stream.severing())),
         _ => (None, None),
@@ -92,6 +91,7 @@ pub(crate) async fn call(
     record.upstream_answered(response.status());
     header_filter::response(response.headers_mut());
     let minted = credential.minted.then_some(credential);
+    let Injected { needles, expires, rewriting, range, .. } = *injected;
     Ok(Answered {
         service,
         rewriting,

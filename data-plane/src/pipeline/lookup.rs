@@ -101,7 +101,7 @@ pub(crate) fn call(
     caller: &Caller,
     table: &Table,
     record: &mut Record,
-) -> Result<Identified, Refusal> {
+) -> Result<Box<Identified>, Refusal> {
     let found_tokens = FoundTokens::read(&admitted);
     let (selected, has_other_tokens) = select(&found_tokens, &admitted, caller, table, record)
         .map_err(|refusal| with_challenges(refusal, &admitted, table))?;
@@ -113,7 +113,18 @@ pub(crate) fn call(
         }
         (service, _) => service,
     };
-    Ok(Identified { admitted, digest, token, version, service, in_path, has_other_tokens, signed_url, _proof: () })
+    // Boxed: it moves through the stages that follow, and their futures hold it several times.
+    Ok(Box::new(Identified {
+        admitted,
+        digest,
+        token,
+        version,
+        service,
+        in_path,
+        has_other_tokens,
+        signed_url,
+        _proof: (),
+    }))
 }
 
 /// The one token that may be used, and whether there are others.

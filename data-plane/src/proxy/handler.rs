@@ -36,7 +36,7 @@ impl Handler for ProxyHandler {
     fn handle(&self, request: Request<RequestBody>, peer: &Peer) -> RecycledFuture {
         let (proxy, mode, activity) = (self.proxy.clone(), self.mode.clone(), peer.activity.clone());
         let caller = proxy.caller(peer);
-        RecycledFuture::new(async move { proxy.handle(request, caller, &mode, activity).await })
+        RecycledFuture::new(proxy.handle(request, caller, mode, activity))
     }
 
     fn refuse(&self, violation: Violation) -> Response<ResponseBody> {

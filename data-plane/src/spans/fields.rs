@@ -10,7 +10,6 @@ use super::PATH_ROUTE;
 /// A record's fields. Names and units are those of `AuditRecord` in `audit.proto`.
 #[derive(Default)]
 pub(crate) struct Fields<'a> {
-    record: &'a [u8],
     kind: u64,
     began_us: u64,
     pub(crate) request_id: Option<[u8; 16]>,
@@ -34,8 +33,8 @@ pub(crate) struct Fields<'a> {
     pub(super) table_revision: u64,
     pub(super) decision: u64,
     pub(super) reason: &'a str,
-    pub(super) has_policies: bool,
-    pub(super) has_audited: bool,
+    pub(super) policies: Texts<'a>,
+    pub(super) audited: Texts<'a>,
     pub(super) status: u64,
     pub(super) upstream: &'a str,
     upstream_base: &'a str,
@@ -52,10 +51,34 @@ pub(crate) struct Fields<'a> {
     pub(super) whole_us: u64,
 }
 
+/// The texts of a field that may be there several times: nearly always one, which needs no memory.
+#[derive(Default)]
+pub(super) struct Texts<'a> {
+    first: Option<&'a str>,
+    more: Vec<&'a str>,
+}
+
+impl<'a> Texts<'a> {
+    fn push(&mut self, text: &'a str) {
+        match self.first {
+            None => self.first = Some(text),
+            Some(_) => self.more.push(text),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'a str> + Clone {
+        self.first.into_iter().chain(self.more.iter().copied())
+    }
+}
+
 impl<'a> Fields<'a> {
     /// `None`: it is no record.
     pub(crate) fn read(record: &'a [u8]) -> Option<Self> {
-        let mut fields = Self { record, ..Self::default() };
+        let mut fields = Self::default();
         for entry in FieldsOf::new(record) {
             match entry? {
                 (field, Value::Number(number)) => fields.set_number(field, number),
@@ -68,14 +91,6 @@ impl<'a> Fields<'a> {
     /// `None`: it is damaged.
     pub(crate) fn kind(&self) -> Option<Kind> {
         [Kind::Whole, Kind::Outcome, Kind::Intent].into_iter().find(|kind| *kind as u64 == self.kind)
-    }
-
-    /// Every text of a field that may be there several times.
-    pub(super) fn texts(&self, wanted: u32) -> impl Iterator<Item = &'a str> + Clone {
-        FieldsOf::new(self.record).flatten().filter_map(move |(field, value)| match value {
-            Value::Bytes(bytes) if field == wanted => Some(std::str::from_utf8(bytes).unwrap_or_default()),
-            _ => None,
-        })
     }
 
     fn set_bytes(&mut self, field: u32, bytes: &'a [u8]) {
@@ -98,8 +113,8 @@ impl<'a> Fields<'a> {
             field::UPSTREAM_ERROR => self.upstream_error = text(),
             field::CREDENTIAL => self.credential = text(),
             field::REASON => self.reason = text(),
-            field::POLICIES => self.has_policies = true,
-            field::AUDITED_POLICIES => self.has_audited = true,
+            field::POLICIES => self.policies.push(text()),
+            field::AUDITED_POLICIES => self.audited.push(text()),
             _ => {}
         }
     }

@@ -227,6 +227,11 @@ impl Record {
         spooled.intend(|fields| trace.iter().for_each(|trace| trace.write(fields)))
     }
 
+    /// Whether [`record_own_answer`](Self::record_own_answer) has something to do.
+    pub(crate) fn waits_for_own_answer(&self) -> bool {
+        self.open.spooled.as_ref().is_some_and(Spooled::needs_whole)
+    }
+
     /// Where records are required: waits until an answer of our own is recorded. To be called
     /// before it is given. Behind an intent it is recorded at its end, like every outcome.
     ///
@@ -234,9 +239,6 @@ impl Record {
     /// `audit_unavailable`, which is the answer then.
     pub(crate) async fn record_own_answer(&mut self, status: StatusCode) -> Result<(), Code> {
         let open = &mut *self.open;
-        if !open.spooled.as_ref().is_some_and(Spooled::needs_whole) {
-            return Ok(());
-        }
         let Some(mut spooled) = open.spooled.take() else { return Ok(()) };
         open.status = Some(status);
         let sent = spooled.whole(|fields| open.close_fields(fields, open.began.elapsed(), true));

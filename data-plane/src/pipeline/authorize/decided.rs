@@ -10,7 +10,10 @@ use std::{
 use http::Method;
 use seks_policy::Call;
 
-use super::{UpstreamTarget, copying, on, overridden};
+use super::{
+    UpstreamTarget,
+    further_readings::{copying, on, overridden},
+};
 use crate::{
     pipeline::{caller::Caller, inspected_body::InspectedBody},
     table::{CredentialEntry, CutReason, Grant, Reevaluate, ServiceEntry, TokenEntry, Verdict},
