@@ -130,7 +130,7 @@ fn write_server(f: &Fields<'_>, own: &SpanContext, recorded: Recorded, node: &Sp
     ];
     texts.iter().filter(|(_, text)| !text.is_empty()).for_each(|(name, text)| spans.text(name, text));
     if let Some(client) = f.client() {
-        spans.text("client.address", &client.to_string());
+        spans.text("client.address", &client);
     }
     write_decision(f, recorded, spans);
     write_outcome(f, recorded, spans);

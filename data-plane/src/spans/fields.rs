@@ -1,6 +1,6 @@
 //! Reads the fields of a record that its spans need, without copying them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use seks_audit::record::{FieldsOf, Kind, Value, field};
 use seks_runtime::telemetry::SpanContext;
@@ -157,11 +157,12 @@ impl<'a> Fields<'a> {
         self.began_us.saturating_add(micros).saturating_mul(1000)
     }
 
-    /// The agent's address.
-    pub(super) fn client(&self) -> Option<IpAddr> {
-        let v4 = || <[u8; 4]>::try_from(self.source).ok().map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)));
-        let v6 = || <[u8; 16]>::try_from(self.source).ok().map(|bytes| IpAddr::from(Ipv6Addr::from(bytes)));
-        v4().or_else(v6)
+    /// The agent's address, as text.
+    pub(super) fn client(&self) -> Option<String> {
+        if let Ok(octets) = <[u8; 4]>::try_from(self.source) {
+            return Some(dotted(octets));
+        }
+        <[u8; 16]>::try_from(self.source).ok().map(|bytes| Ipv6Addr::from(bytes).to_string())
     }
 
     /// The upstream's port.
@@ -193,8 +194,41 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// An IPv4 address in decimal. Its `Display` takes 1,300 instructions, which is a tenth of what a
+/// record's spans take.
+fn dotted(octets: [u8; 4]) -> String {
+    let mut text = String::with_capacity(15);
+    for (at, octet) in octets.into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        if octet >= 100 {
+            text.push(char::from(b'0' + octet / 100));
+        }
+        if octet >= 10 {
+            text.push(char::from(b'0' + octet / 10 % 10));
+        }
+        text.push(char::from(b'0' + octet % 10));
+    }
+    text
+}
+
 fn decode_context(bytes: &[u8]) -> Option<SpanContext> {
     let (trace, rest) = bytes.split_first_chunk::<16>()?;
     let (span, flags) = rest.split_first_chunk::<8>()?;
     Some(SpanContext { trace: *trace, span: *span, flags: *flags.first()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_the_library_writes_it() {
+        for octets in [[0, 0, 0, 0], [127, 0, 0, 1], [10, 99, 100, 255], [9, 10, 109, 200]] {
+            assert_eq!(dotted(octets), Ipv4Addr::from(octets).to_string());
+        }
+    }
 }
