@@ -5,7 +5,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ScopeSpans, Span},
 };
 use prost::Message as _;
-use seks_audit::record::{RecordWriter, field};
+use seks_audit::record::{Kind, RecordWriter, field};
 
 use super::*;
 
