@@ -1,9 +1,10 @@
 //! Many operators at once: what was revoked stays revoked, what is used is there.
 
+use futures_util::{future::BoxFuture, stream::BoxStream};
 use prost::Message as _;
 
-use super::*;
-use crate::store::{Transaction, Write};
+use super::{counting::Counting, *};
+use crate::store::{Record, Store, StoreError, Transaction, WatchEvent, Write};
 
 /// Small and repeatable: which of the writers does what, and when it yields.
 fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
@@ -186,4 +187,91 @@ async fn what_is_known_of_a_node_is_believed_only_while_it_is_so() {
     put(&since).await;
     f.registry.see_node(&id, &seen, Some(known)).await.unwrap();
     assert_eq!((read().await.replica.as_str(), &read().await.tenants[..]), ("me", &["globex".to_owned()][..]));
+}
+
+/// A store in which another operator's policy is committed after each of the first reads of the
+/// list of policies.
+struct Interposed {
+    inner: Counting,
+    others: parking_lot::Mutex<Vec<Transaction>>,
+}
+
+impl Store for Interposed {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+    fn is_exclusive(&self) -> bool {
+        self.inner.is_exclusive()
+    }
+    fn store_id(&self) -> &str {
+        self.inner.store_id()
+    }
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        Box::pin(async move {
+            let found = self.inner.get(key).await;
+            let other = matches!(key, Key::PolicySet(_)).then(|| self.others.lock().pop()).flatten();
+            if let Some(other) = other {
+                self.inner.commit(other).await.unwrap();
+            }
+            found
+        })
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(Vec<Record>, Revision), StoreError>> {
+        self.inner.list(prefix)
+    }
+    fn list_at<'a>(
+        &'a self,
+        prefix: &'a str,
+        revision: Revision,
+    ) -> BoxFuture<'a, Result<Option<Vec<Record>>, StoreError>> {
+        self.inner.list_at(prefix, revision)
+    }
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.inner.commit(transaction)
+    }
+    fn watch(&self, after: Revision) -> BoxStream<'static, WatchEvent> {
+        self.inner.watch(after)
+    }
+    fn is_full(&self) -> BoxFuture<'_, bool> {
+        self.inner.is_full()
+    }
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.inner.revision()
+    }
+}
+
+#[tokio::test]
+async fn policies_that_another_operator_commits_between_two_reads_are_no_tampering() {
+    let f = Fixture::new().await;
+    let policy = |id: &str| Policy {
+        tenant: f.tenant.to_string(),
+        id: id.into(),
+        text: format!("@id(\"{id}\")\npermit (principal, action, resource);"),
+        updated_at: 1,
+    };
+    let default = f.registry.policies(&f.tenant).await.unwrap();
+    let commits = |ids: &[&str]| {
+        let all: Vec<Policy> = default.iter().cloned().chain(ids.iter().map(|id| policy(id))).collect();
+        let last = all.last().unwrap();
+        let writes = vec![
+            Write::Put(Key::Policy(f.tenant.clone(), name(&last.id)), last.encode_to_vec().into()),
+            Write::Put(Key::PolicySet(f.tenant.clone()), PolicySet::of(&all).encode_to_vec().into()),
+        ];
+        Transaction { writes, ..Transaction::default() }
+    };
+    // The last is committed first.
+    let others = vec![commits(&["one", "two", "three"]), commits(&["one", "two"]), commits(&["one"])];
+    let inner = Counting { inner: f.registry.store().clone(), gets: 0.into(), lists: 0.into() };
+    let store = Arc::new(Interposed { inner, others: others.into() });
+    let registry = Registry::new(store, Arc::clone(&f.registry.sealer));
+    let text = "@id(\"own\")\npermit (principal, action, resource);";
+    registry.apply_policies(&f.tenant, text.into(), &PolicyRun::Here).await.unwrap();
+    let ids: Vec<String> = registry.policies(&f.tenant).await.unwrap().into_iter().map(|policy| policy.id).collect();
+    assert_eq!(ids, ["granted-services", "one", "own", "three", "two"]);
+    // What no operator has committed is told.
+    let foreign = policy("foreign");
+    let put = Write::Put(Key::Policy(f.tenant.clone(), name(&foreign.id)), foreign.encode_to_vec().into());
+    f.registry.store().commit(Transaction { writes: vec![put], ..Transaction::default() }).await.unwrap();
+    let refused = registry.apply_policies(&f.tenant, text.into(), &PolicyRun::Here).await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Conflict { reason, .. } if reason.contains("foreign")), "{refused:?}");
 }
