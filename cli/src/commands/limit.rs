@@ -1,5 +1,5 @@
-//! `seks limit`: how much agents may do. A limit is a policy with `@limit`; these commands write and
-//! show such policies, and so do `seks policy`, `seks apply` and `seks export`.
+//! `seks limit`: how much agents may do. A limit is a policy with `@limit`; these commands write
+//! and show such policies, and so do `seks policy`, `seks apply` and `seks export`.
 
 use clap::{ArgGroup, Args, Subcommand};
 use seks_policy::{AppliedLimit, Declarations, Limit, limits_of};

@@ -401,7 +401,8 @@ impl Session {
                 Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
                 Some(()) = OptionFuture::from(unwrapping.as_mut()) => unwrapping = None,
                 Some(slice) = limit_answers.recv() => {
-                    // Who doesn't even read that, isn't waited for. What was granted counts as spent.
+                    // Who doesn't even read that, isn't waited for. What was granted counts as
+                    // spent.
                     if let Ok(sent) = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::LimitSlice(slice))).await {
                         sent?;
                     }

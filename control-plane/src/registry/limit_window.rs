@@ -46,8 +46,8 @@ pub struct Step {
 }
 
 impl Registry {
-    /// Takes a step of at least `wanted` of the window at `now`, in Unix milliseconds, if so much is
-    /// left of `amount`. It is spent once this returns, whatever becomes of the caller.
+    /// Takes a step of at least `wanted` of the window at `now`, in Unix milliseconds, if so much
+    /// is left of `amount`. It is spent once this returns, whatever becomes of the caller.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] for the tenant; of the store.

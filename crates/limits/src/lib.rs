@@ -2,8 +2,8 @@
 //! ([`Window`]), and how its budget reaches the nodes that spend it.
 //!
 //! The budget of a window is divided in two steps. The store has one record for each limit and
-//! window, the [`WindowRecord`]. A replica takes a **step** from it by compare-and-set, and keeps it
-//! as a [`Share`]. It cuts its share into **slices** for its nodes. A node spends its slice
+//! window, the [`WindowRecord`]. A replica takes a **step** from it by compare-and-set, and keeps
+//! it as a [`Share`]. It cuts its share into **slices** for its nodes. A node spends its slice
 //! ([`Slice`]) without asking anybody.
 //!
 //! # Bounds

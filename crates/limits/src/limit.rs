@@ -1,4 +1,5 @@
-//! What a limit says: `100 requests/minute`, `5 concurrent requests`, `1000 requests/day each agent`.
+//! What a limit says: `100 requests/minute`, `5 concurrent requests`, `1000 requests/day each
+//! agent`.
 
 use std::{fmt, str::FromStr};
 

@@ -62,7 +62,8 @@ impl Window {
 }
 
 /// The month of the Gregorian calendar, from the day's number since 1970 (H. Hinnant,
-/// "chrono-Compatible Low-Level Date Algorithms"): years begin in March, so that a leap day is last.
+/// "chrono-Compatible Low-Level Date Algorithms"): years begin in March, so that a leap day is
+/// last.
 fn month(unix_ms: u64) -> Span {
     let days = unix_ms / DAY_MS + DAYS_TO_1970;
     let (era, day_of_era) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);

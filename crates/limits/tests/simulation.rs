@@ -245,8 +245,8 @@ impl World {
         }
     }
 
-    /// No window serves more than the limit. Clocks differ by `drift` at most: what is that close to
-    /// a window's edge may belong to its neighbour.
+    /// No window serves more than the limit. Clocks differ by `drift` at most: what is that close
+    /// to a window's edge may belong to its neighbour.
     fn check(&self) {
         for window in 0..WINDOWS {
             let start = BEGIN + window * WINDOW_MS;
@@ -276,7 +276,8 @@ fn no_window_serves_more_than_its_limit_and_none_is_stuck() {
     assert!(served > seeds, "the simulation serves nothing");
 }
 
-/// Without faults all of a window's budget can be spent, but for what other replicas and nodes hold.
+/// Without faults all of a window's budget can be spent, but for what other replicas and nodes
+/// hold.
 #[test]
 fn a_busy_fleet_spends_what_is_left() {
     for limit in [1, 10, 100, 5000] {

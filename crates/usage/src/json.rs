@@ -1,7 +1,7 @@
 //! A scanner of JSON: it reports numbers, short texts and their paths, and builds nothing.
 //!
-//! It is tolerant: what is no JSON between values is skipped, such as the field names of server-sent
-//! events. A provider's answer is not validated here.
+//! It is tolerant: what is no JSON between values is skipped, such as the field names of
+//! server-sent events. A provider's answer is not validated here.
 
 /// Levels of a path that are told apart. Usage is never deeper.
 const DEPTH: usize = 6;

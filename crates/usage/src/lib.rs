@@ -2,7 +2,8 @@
 //! without keeping the answer.
 //!
 //! [`Meter`] takes the bytes of a body as they come: JSON, server-sent events, lines of JSON, or
-//! Amazon's event stream. It reads the names and numbers of usage objects and skips everything else.
+//! Amazon's event stream. It reads the names and numbers of usage objects and skips everything
+//! else.
 //! It holds a few hundred bytes. The shapes are those of OpenAI (chat completions, responses,
 //! embeddings) and compatible servers, Anthropic, Gemini and Vertex, Bedrock (Converse and
 //! InvokeModel), Mistral, Cohere and OpenRouter.

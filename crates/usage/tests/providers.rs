@@ -1,5 +1,5 @@
-//! 30 answers of each provider's documented shape, split at every byte and broken off at every byte:
-//! the whole one has the provider's own count, and a part of it is never counted too low.
+//! 30 answers of each provider's documented shape, split at every byte and broken off at every
+//! byte: the whole one has the provider's own count, and a part of it is never counted too low.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 use seks_usage::{Framing, Meter, Tokens, Usage};

@@ -93,8 +93,8 @@ impl Reader {
 /// The methods that a service can be called with.
 pub(crate) const METHODS: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
-/// Seconds that an SDK waits for at most. Those of OpenAI and Anthropic ignore a longer `Retry-After`
-/// and try again at once, so they are told not to.
+/// Seconds that an SDK waits for at most. Those of OpenAI and Anthropic ignore a longer
+/// `Retry-After` and try again at once, so they are told not to.
 const LONGEST_WAIT: u32 = 60;
 
 /// Tell an SDK whether to send its request again, whatever the status: those of OpenAI, Anthropic

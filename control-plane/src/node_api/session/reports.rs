@@ -10,8 +10,8 @@ use crate::{node_api::limit_shares::LimitQuestion, rate::Rate, registry::Budget}
 /// refused at the same time.
 const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 
-/// Questions about limits of one node. A node asks once at a time for each limit, and about 20 times
-/// in a window.
+/// Questions about limits of one node. A node asks once at a time for each limit, and about 20
+/// times in a window.
 const LIMIT_QUESTIONS: Rate = Rate { per_second: 500.0, burst: 2000.0 };
 
 impl Session {
@@ -44,7 +44,8 @@ impl Session {
         });
     }
 
-    /// A node needs more of a limit's budget. It may only ask for a limit of a tenant that it serves.
+    /// A node needs more of a limit's budget. It may only ask for a limit of a tenant that it
+    /// serves.
     pub(super) fn limit_asked(&self, question: wire::LimitQuestion) {
         let Some(question) = LimitQuestion::read(question) else { return };
         let Budget { tenant, limit, agent } = question.budget();
