@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "seks.v1.AwsKeys",
             "seks.v1.AwsKeyPairRequest",
             "seks.v1.EnrollNodeResponse",
+            "seks.v1.PageLink",
             "seks.v1.JoinRequest",
             "seks.v1.OpenSegmentsResponse",
         ])

@@ -50,6 +50,7 @@ As files:
 What happens:
   status       Show the state of control plane, store and nodes
   doctor       Check clocks, certificates, store, nodes, audit, disks and limits, and say what to do
+  page         Print a link to the page of the control plane, for a browser
   top          Watch nodes, services, rates, latencies and refusals
   audit        What agents have done, and whether the record of it is whole
 

@@ -13,6 +13,7 @@ pub mod env;
 pub mod limit;
 pub mod node;
 pub mod operator;
+pub mod page;
 pub mod policy;
 pub mod run;
 pub mod self_check;
@@ -74,10 +75,10 @@ pub enum Command {
     #[command(subcommand)]
     Audit(audit::Verb),
     /// Check clocks, certificates, store, nodes, audit, disks and limits, and say what to do
-    #[command(
-        after_help = "Example:\n  seks doctor -o json | jq '.checks[] | select(.state != \"ok\")'\n\nExit code 1 when something is wrong, 6 when the control plane cannot be reached."
-    )]
-    Doctor,
+    Doctor(doctor::DoctorArgs),
+    /// Print a link to the page of the control plane, for a browser
+    #[command(after_help = page::EXAMPLES)]
+    Page,
     /// Watch nodes, services, rates, latencies and refusals
     Top(top::TopArgs),
     /// Proxy nodes
@@ -118,7 +119,8 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Apply(args) => apply::run(global, args).await?,
         Command::Export => apply::export(global).await?,
         Command::Audit(verb) => return audit::run(global, verb).await,
-        Command::Doctor => return doctor::run(global).await,
+        Command::Doctor(args) => return doctor::run(global, &args).await,
+        Command::Page => page::run(global).await?,
         Command::Top(args) => top::run(global, args).await?,
         Command::Node(verb) => node::run(global, verb).await?,
         Command::Operator(verb) => operator::run(global, verb).await?,

@@ -1,7 +1,10 @@
 //! Output: a table for people, JSON, YAML and TOML for programs. Only this module writes to stdout
 //! or stderr.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -12,6 +15,15 @@ use crate::{
     error::{CliError, Exit, Result, one_line, plain_io},
 };
 
+/// The reader of stdout has gone.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether nobody reads stdout any more (`| head`). A command that prints without end ends then.
+#[must_use]
+pub fn is_closed() -> bool {
+    CLOSED.load(Relaxed)
+}
+
 /// The formats of `-o`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -20,6 +32,7 @@ pub enum Format {
     /// For programs; stable: one object, or one array for a list.
     Json,
     /// The same objects as YAML.
+    #[value(alias = "yml")]
     Yaml,
     /// One object as TOML, such as a service for `service apply`; not a list.
     Toml,
@@ -118,11 +131,14 @@ impl Output {
     }
 
     /// Text as it is.
-    fn raw(self, text: &str) -> Result<()> {
+    pub(crate) fn raw(self, text: &str) -> Result<()> {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         match written {
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                CLOSED.store(true, Relaxed);
+                Ok(())
+            }
             Err(e) => Err(CliError::new(Exit::Failed, "standard output", plain_io(&e))),
             Ok(()) => Ok(()),
         }

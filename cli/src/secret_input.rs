@@ -3,18 +3,24 @@
 
 use std::{
     fs::File,
-    io::{IsTerminal as _, Read},
+    io::{ErrorKind, IsTerminal as _, Read},
     path::PathBuf,
 };
 
 use clap::Args;
 use seks_types::{secret::Secret, token::Digest};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+};
 use zeroize::Zeroize as _;
 
-use crate::error::{CliError, Result, plain_io};
+use crate::error::{CliError, Exit, Result, plain_io};
 
 /// Largest secret, in bytes: 16 fields of 16 KiB.
 const MAX_BYTES: usize = 256 * 1024;
+/// What shells report of a program that SIGINT ended: 128 and the signal's number.
+const INTERRUPTED: i32 = 130;
 
 /// The source of the secret. A prompt when no option is given.
 #[derive(Debug, Clone, Default, Args)]
@@ -45,9 +51,29 @@ impl SecretInput {
             return Err(CliError::usage("secret", "no terminal to ask for it")
                 .hint("pass it with --from-stdin or --from-file FILE; never as an argument"));
         }
-        let typed = rpassword::prompt_password(prompt).map_err(|e| CliError::usage("secret", plain_io(&e)))?;
+        let typed = ask(prompt)?;
         not_empty(typed.into_bytes(), "secret")
     }
+}
+
+/// Asks on the terminal, without echo.
+///
+/// At Ctrl-C `rpassword` raises SIGINT before it restores the terminal. The signal's default action
+/// would end the process there and leave a terminal without echo, so the signal is caught.
+fn ask(prompt: &str) -> Result<String> {
+    let caught = Handle::try_current().ok().and_then(|_| signal(SignalKind::interrupt()).ok());
+    let typed = rpassword::prompt_password(prompt).map_err(|error| match error.kind() {
+        ErrorKind::Interrupted => CliError::new(Exit::Failed, "secret", "interrupted; nothing was changed"),
+        _ => CliError::usage("secret", plain_io(&error)),
+    })?;
+    if let Some(mut interrupts) = caught {
+        // From here on Ctrl-C ends the command again.
+        tokio::spawn(async move {
+            interrupts.recv().await;
+            std::process::exit(INTERRUPTED);
+        });
+    }
+    Ok(typed)
 }
 
 impl SecretInput {

@@ -21,6 +21,7 @@ mod limits;
 mod message;
 mod node;
 mod operator;
+mod page_link;
 mod parse;
 mod policy;
 mod policy_trail;
@@ -55,6 +56,7 @@ use self::{
 use crate::{
     authority::Authority,
     distribution::Distribution,
+    page_sessions::PageSessions,
     policy_workers::{PolicyRun, PolicyWorkers, Requester},
     registry::{PageRequest, Registry},
     store::Revision,
@@ -93,6 +95,8 @@ pub struct Parts {
     pub proxy_url: String,
     /// This replica's name.
     pub replica: String,
+    /// Links to its page and their sessions; `None`: it has no page.
+    pub page: Option<Arc<PageSessions>>,
     /// What token endpoints may be dialled.
     pub guard: Arc<DialGuard>,
     /// Where this process writes, and what for.
@@ -257,6 +261,7 @@ methods! {
     list_operators ListOperators(ListOperatorsRequest) -> ListOperatorsResponse = operator::list;
     update_operator UpdateOperator(UpdateOperatorRequest) -> Operator = operator::update;
     delete_operator DeleteOperator(DeleteRequest) -> ChangeResponse = operator::delete;
+    create_page_link CreatePageLink(CreatePageLinkRequest) -> PageLink = page_link::create;
     who_am_i WhoAmI(WhoAmIRequest) -> Operator = operator::who_am_i;
     search_audit SearchAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search;
     search_fleet_audit SearchFleetAudit(SearchAuditRequest) -> SearchAuditResponse = audit_trail::search_fleet;

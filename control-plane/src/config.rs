@@ -27,6 +27,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The nodes' listener, and their leases.
     pub distribution: DistributionConfig,
+    /// What operators look at in a browser.
+    pub page: PageConfig,
     /// The audit trail of this replica.
     pub audit: TrailConfig,
     /// How token endpoints of minted credentials are reached.
@@ -104,7 +106,25 @@ impl Default for AdminConfig {
     }
 }
 
-/// `[admin.tls]` and `[distribution.tls]`: PEM files. Read again within 5 s when they change, and
+/// `[page]`: a read-only page for operators' browsers. They open it with a one-time link of
+/// `seks page`, or show an operator's certificate.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PageConfig {
+    /// Default: none, and there is no page. Port 0 picks a free one.
+    pub listen: Option<SocketAddr>,
+    /// The origin at which browsers reach it, such as `https://seks.example:8304`. Default: the
+    /// first of `admin.names`, or the address, with the port.
+    pub url: String,
+    /// A certificate from elsewhere, that browsers know. Default: one of our own CA, renewed while
+    /// running.
+    pub tls: ListenerTlsConfig,
+    /// Without TLS, on a loopback address: `seks dev` alone says so.
+    #[serde(skip)]
+    pub is_plain: bool,
+}
+
+/// `[admin.tls]`, `[distribution.tls]` and `[page.tls]`: PEM files. Read again within 5 s when they change, and
 /// on `SIGHUP`, so that a renewed certificate is taken up without a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -21,6 +21,8 @@ mod lifecycle;
 pub mod mint;
 pub mod mint_refresher;
 pub mod node_api;
+mod page;
+mod page_sessions;
 pub mod policy_workers;
 mod rate;
 pub mod registry;
@@ -35,5 +37,6 @@ pub mod trust_refresher;
 pub use self::{
     config::Config,
     distribution::{Distribution, DistributionOptions},
+    page_sessions::PageLink,
     server::{Components, ControlPlane, OperatorIdentity, StartError, Storage},
 };

@@ -2,6 +2,7 @@
 
 mod archiver;
 pub mod listener;
+mod page;
 mod runtimes;
 mod start;
 pub mod tls;
@@ -43,6 +44,7 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     mint_refresher::Refresher,
+    page_sessions::PageSessions,
     node_api::enrolment::Enrolment,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
@@ -61,6 +63,8 @@ pub struct ControlPlane {
     admin: SocketAddr,
     nodes: SocketAddr,
     metrics_addr: Option<SocketAddr>,
+    page: Option<Arc<PageSessions>>,
+    page_addr: Option<SocketAddr>,
     metrics: Metrics,
     authority: Arc<Authority>,
     registry: Arc<Registry>,
@@ -82,6 +86,7 @@ impl ControlPlane {
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         let options = distribution_options(&config);
         options.check()?; // before anything is written
+        page::check(&config.page)?;
         let runtimes = Runtimes::start().map_err(StartError::Threads)?;
         let served = run_on(runtimes.distribution(), {
             let config = config.clone();
@@ -110,6 +115,7 @@ impl ControlPlane {
     /// [`StartError`] names the key.
     pub fn check(config: &Config) -> Result<(), StartError> {
         distribution_options(config).check()?;
+        page::check(&config.page)?;
         config.seal.check().map_err(StartError::Seal)?;
         crate::store::check(&config.store).map_err(StartError::Store)?;
         if let Some(trail) = config.trail() {
@@ -143,6 +149,7 @@ impl ControlPlane {
         metrics.add(trust_refresher.collectors())?;
         let operators = run_on(runtimes.admin(), bind("admin.listen", config.admin.listen)).await??;
         let nodes = run_on(runtimes.distribution(), bind("distribution.listen", config.distribution.listen)).await??;
+        let page = page::bind(config, &runtimes.admin()).await?;
         guard.own.add(operators.address());
         guard.own.add(nodes.address());
         let stop = CancellationToken::new();
@@ -150,6 +157,8 @@ impl ControlPlane {
             admin: operators.address(),
             nodes: nodes.address(),
             metrics_addr: None,
+            page: None,
+            page_addr: None,
             metrics: metrics.clone(),
             authority: Arc::clone(authority),
             registry: Arc::clone(registry),
@@ -167,6 +176,9 @@ impl ControlPlane {
         let names = names(config);
         plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
         let here = replica.clone();
+        plane.page = page.as_ref().map(|page| Arc::clone(&page.sessions));
+        plane.page_addr = page.as_ref().map(|page| page.address);
+        page.iter().for_each(|page| guard.own.add(page.address));
         let parts = admin::Parts {
             registry: Arc::clone(registry),
             authority: Arc::clone(authority),
@@ -176,10 +188,15 @@ impl ControlPlane {
             policy_workers: PolicyWorkers::start().map_err(StartError::Threads)?,
             proxy_url: config.admin.proxy_url.clone(),
             replica,
+            page: plane.page.clone(),
             guard,
             disks: config.disks(),
         };
-        plane.serve_operators(operators, &config.admin.tls, &names, Admin::new(parts)).await?;
+        let admin = Admin::new(parts);
+        plane.serve_operators(operators, &config.admin.tls, &names, admin.clone()).await?;
+        if let Some(page) = page {
+            plane.serve_page(page, config, &names, admin)?;
+        }
         trail::log_state(plane.distribution.trail());
         plane.keep_trail(config, here, AuditKeySource { store: Arc::clone(store), sealer: Arc::clone(sealer) });
         plane.start_tasks(refresher, trust_refresher, records);

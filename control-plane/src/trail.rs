@@ -5,6 +5,7 @@
 //! come with their lease renewals.
 
 mod follow;
+mod last_used;
 pub(crate) mod metrics;
 pub mod tripwires;
 
@@ -33,6 +34,7 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch};
 
 pub use self::follow::{Follow, NewRecords};
+pub(crate) use self::last_used::LastUsed;
 
 /// The archive's directory in the trail's.
 const ARCHIVE: &str = "admin";
@@ -45,6 +47,8 @@ const SEARCHES: usize = 2;
 /// Groups of arrivals that are decrypted or wait for the thread, over all nodes. Each holds 2 MiB
 /// as received, and as much decrypted.
 const UPLOADS: usize = 16;
+/// Records of earlier processes that are read at the start, for [`LastUsed`].
+const RECALLED: usize = 20_000;
 /// Nodes whose chains are remembered.
 const MAX_NODES: usize = 100_000;
 /// Earlier chains of a node whose ends are remembered: one for each start of its process.
@@ -136,6 +140,7 @@ struct Inner {
     signing: SigningKey,
     id: String,
     counters: Arc<Counters>,
+    last_used: Arc<LastUsed>,
     /// Until somebody takes them.
     alarms: Mutex<Option<mpsc::Receiver<Alarm>>>,
     heads: Mutex<HashMap<String, Reports>>,
@@ -183,7 +188,8 @@ impl Trail {
         let (writer, grown) = (blocks.clone(), watch::Sender::new(()));
         let on_growth = grown.clone();
         let counters = Arc::new(Counters::new().map_err(|error| failed(io::Error::other(error)))?);
-        let (watch, alarms) = Watch::new();
+        let last_used = Arc::new(LastUsed::default());
+        let (watch, alarms) = Watch::new(last_used.clone());
         let followers = Followers::new();
         let new_records = followers.sender();
         let observer = Observer { grown: on_growth, counters: counters.clone(), watch, followers };
@@ -193,6 +199,7 @@ impl Trail {
                 // Blocks are sorted and compressed in bursts. Leases, the feed and, in `seks dev`,
                 // requests come first.
                 lower_thread_priority();
+                recall_last_used(&writer, &observer.watch);
                 write_arrivals(&writer, queue, observer);
             })
             .map_err(failed)?;
@@ -214,6 +221,7 @@ impl Trail {
             signing,
             id,
             counters,
+            last_used,
             alarms,
             key_changes: watch::Sender::new(()),
             _lock: lock,
@@ -311,6 +319,11 @@ impl Trail {
 
     fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// When tokens were last used.
+    pub(crate) fn last_used(&self) -> &LastUsed {
+        &self.0.last_used
     }
 
     /// Random, and new with each start of the process.
@@ -465,6 +478,15 @@ impl Observer {
             self.counters.stored(records, newest_us);
         }
         self.grown.send_replace(());
+    }
+}
+
+/// Reads the newest records of earlier processes for the times of tokens' last uses.
+fn recall_last_used(blocks: &Blocks, watch: &Watch) {
+    let query = Query { until_us: u64::MAX, newest_first: true, limit: RECALLED, ..Query::default() };
+    match blocks.search(&query) {
+        Ok(page) => page.entries.iter().for_each(|entry| watch.note_use(&entry.record)),
+        Err(error) => tracing::warn!(%error, "the last uses of tokens cannot be read from the audit trail"),
     }
 }
 

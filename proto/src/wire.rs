@@ -53,6 +53,12 @@ impl fmt::Debug for EnrollNodeResponse {
     }
 }
 
+impl fmt::Debug for PageLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageLink").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for OpenSegmentsResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenSegmentsResponse").field("keys", &self.keys.len()).finish()

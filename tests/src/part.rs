@@ -14,6 +14,8 @@ use crate::host::Host;
 pub const PARTS: &[(&str, Part)] = &[
     ("etcd", Part::Program),
     ("etcdctl", Part::Program),
+    ("chromedriver", Part::Program),
+    ("chromium", Part::Program),
     ("curl", Part::Program),
     ("gh", Part::Program),
     ("git", Part::Program),

@@ -42,6 +42,8 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
+    /// The same for a control plane of its own alone.
+    pub control_environment: Vec<(String, String)>,
     /// The hard limit of open files of the process that serves agents; absent: this process's.
     pub open_files: Option<u32>,
 }

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use seks_control_plane::{ControlPlane, StartError};
+use seks_control_plane::{ControlPlane, PageLink, StartError};
 use seks_data_plane::Node;
 use seks_runtime::{descriptors, logs, shutdown::Shutdown, telemetry::Telemetry};
 
@@ -54,7 +54,8 @@ pub async fn run(args: DevArgs) -> Result<()> {
     if let Some(path) = &args.ready_file {
         running.ready.write(path)?;
     }
-    logs::write_stdout(&running.ready.greeting());
+    let link = running.page_link().await?;
+    logs::write_stdout(&running.ready.greeting(link.as_ref().map(|link| link.url.as_str())));
     let demo = if args.demo {
         tokio::select! {
             demo = Demo::run(&running.ready) => Some(demo?),
@@ -136,6 +137,7 @@ impl Running {
                     forward_proxy: node.forward_addr().map(|address| format!("http://{}", reachable(address))),
                     admin: format!("https://{}", reachable(control.admin_addr())),
                     metrics: format!("http://{}", reachable(node.metrics_addr())),
+                    page: control.page_url().map(str::to_owned),
                     context_file: dir.context(),
                     found_by_default: false,
                 };
@@ -155,14 +157,21 @@ impl Running {
         }
     }
 
+    /// A link to the page, for the first operator.
+    async fn page_link(&self) -> Result<Option<PageLink>> {
+        let link = self.control.page_link(&operator::name()?).await;
+        link.map_err(|error| CliError::new(Exit::Failed, "page", error))
+    }
+
     /// Writes the context of the first operator, and registers it for this user's other commands.
     async fn register_context(&mut self, dir: &DataDir) -> Result<()> {
         operator::write_context(&self.control, &self.ready).await?;
         let ports = [self.control.admin_addr(), self.control.distribution_addr(), self.node.metrics_addr()];
+        let page = self.control.page_addr();
         let running = registration::Running {
             context_file: dir.context(),
             data_dir: dir.path().into(),
-            closed_ports: ports.iter().map(SocketAddr::port).collect(),
+            closed_ports: ports.iter().chain(&page).map(SocketAddr::port).collect(),
         };
         if let Some(Err(error)) = user::state_dir().map(|state| known::remember(&state, dir.path())) {
             write_line(&format!(

@@ -1,9 +1,11 @@
 //! `seks doctor`: what is wrong, and what to do about it.
 
 mod checks;
+mod local;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
+use clap::Args;
 use seks_proto::wire;
 use serde::Serialize;
 
@@ -17,6 +19,22 @@ use crate::{
     output::has_colours,
 };
 
+/// What is examined.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  seks doctor
+  seks doctor -o json | jq '.checks[] | select(.state != \"ok\")'
+  seks doctor --config /etc/seks/control-plane.toml    this machine, before or while the plane runs
+
+Exit code 1 when something is wrong, 6 when the control plane cannot be reached.")]
+pub struct DoctorArgs {
+    /// Examine this configuration of a control plane or a node instead, with what it names on this
+    /// machine: listeners, keys, certificates, disks, limits, the store, the spool
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
 #[derive(Serialize)]
 struct DoctorView {
     /// Nothing failed. Warnings are no failures.
@@ -27,9 +45,13 @@ struct DoctorView {
 /// Runs every check.
 ///
 /// # Errors
-/// When stdout can't be written. What is wrong is in the output, and in the exit code.
-pub async fn run(global: &Global) -> Result<ExitCode> {
-    let (checks, exit) = match examine(global).await {
+/// When stdout can't be written, or the file of `--config` is of no plane. What is wrong is in the output, and in the exit code.
+pub async fn run(global: &Global, args: &DoctorArgs) -> Result<ExitCode> {
+    let examined = match &args.config {
+        Some(path) => Ok(local::examine(path).await?),
+        None => examine(global).await,
+    };
+    let (checks, exit) = match examined {
         Ok(checks) => (checks, Exit::Failed),
         Err((mut checks, error)) => {
             checks.push(Check::failed("control plane", error.to_string()).advise(error.hint.unwrap_or_default()));

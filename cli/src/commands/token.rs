@@ -178,6 +178,10 @@ struct TokenView {
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_sha256: Option<String>,
     issued_by: String,
+    /// To the minute, as far as the answering replica knows.
+    last_used_at: Option<String>,
+    #[serde(skip)]
+    used_seconds: i64,
     #[serde(skip)]
     issued_seconds: i64,
     #[serde(skip)]
@@ -200,6 +204,8 @@ impl From<wire::Token> for TokenView {
             shape: Some(t.shape).filter(|s| !s.is_empty()),
             certificate_sha256: Some(data_encoding::HEXLOWER.encode(&t.certificate_sha256)).filter(|s| !s.is_empty()),
             issued_by: t.issued_by,
+            last_used_at: rfc3339_or_null(t.last_used_at),
+            used_seconds: t.last_used_at,
             issued_seconds: t.issued_at,
             expires_seconds: t.expires_at,
             replaced_by: Some(t.replaced_by).filter(|id| !id.is_empty()),
@@ -208,7 +214,7 @@ impl From<wire::Token> for TokenView {
 }
 
 impl View for TokenView {
-    const COLUMNS: &'static [&'static str] = &["id", "agent", "services", "issued", "by", "expires"];
+    const COLUMNS: &'static [&'static str] = &["id", "agent", "services", "issued", "by", "last used", "expires"];
     fn row(&self) -> Vec<String> {
         let grant = |(s, c): (&String, &String)| if c.is_empty() { s.clone() } else { format!("{s}={c}") };
         let grants: Vec<_> = self.credentials.iter().map(grant).collect();
@@ -216,14 +222,16 @@ impl View for TokenView {
         if self.replaced_by.is_some() {
             expires.push_str(" (rotated)");
         }
-        let issued = since(self.issued_seconds);
-        vec![self.id.clone(), self.agent.clone(), grants.join(","), issued, self.issued_by.clone(), expires]
+        let (issued, used) = (since(self.issued_seconds), since(self.used_seconds));
+        let (id, agent, by) = (self.id.clone(), self.agent.clone(), self.issued_by.clone());
+        vec![id, agent, grants.join(","), issued, by, used, expires]
     }
     fn detail(&self) -> Vec<(&'static str, String)> {
         let mut detail: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
         for (name, value) in &mut detail {
             match *name {
                 "issued" => *value = self.issued_at.clone().unwrap_or_default(),
+                "last used" => *value = self.last_used_at.clone().unwrap_or_default(),
                 "expires" => *value = self.expires_at.clone().unwrap_or("never".into()),
                 _ => {}
             }

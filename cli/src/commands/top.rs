@@ -1,5 +1,6 @@
 //! `seks top`: nodes, services, rates, latencies and refusals, again and again.
 
+mod screen;
 mod window;
 
 use std::{io::IsTerminal as _, time::Duration};
@@ -9,14 +10,15 @@ use seks_proto::wire;
 use serde::Serialize;
 use tonic::Code;
 
+use self::screen::{Event, Screen};
 use self::window::{RefusalView, ServiceView, Window};
 use super::node::NodeView;
 use crate::{
     client::Client,
     duration::duration,
-    error::Result,
+    error::{CliError, Exit, Result, one_line, plain_io},
     global::Global,
-    output::{Output, has_colours, notice, rfc3339, table},
+    output::{Output, has_colours, is_closed, notice, rfc3339, table},
 };
 
 /// Records on a page of the trail, and most pages for one frame.
@@ -32,6 +34,9 @@ Examples:
   seks top
   seks top --once -o json | jq .services
   seks top --window 5m --interval 10s
+  seks top | tee now.txt                     one table
+
+Keys: q quits, space asks at once.
 
 Rates, latencies and refusals come from the audit trail of the replica that answers, of the whole fleet where this operator may
 see it, otherwise of the tenant.")]
@@ -74,7 +79,7 @@ struct Frame {
     note: Option<String>,
 }
 
-/// Prints frames until it is interrupted.
+/// Shows frames on a terminal until `q` or Ctrl-C. Prints one table where there is no terminal.
 ///
 /// # Errors
 /// See [`crate::error`].
@@ -83,19 +88,59 @@ pub async fn run(global: &Global, args: TopArgs) -> Result<()> {
     let output = global.output();
     let mut reader =
         Reader { client: client.clone(), is_fleet: global.tenant.is_none(), window: Window::new(args.window) };
-    let clears = output.is_table() && !args.once && std::io::stdout().is_terminal();
-    loop {
-        let note = reader.read().await?;
-        let frame = frame(&client, &reader.window, note).await?;
-        print(output, &frame, clears)?;
-        if args.once {
-            return Ok(());
-        }
+    let first = reader.frame().await?;
+    if output.is_table() && !args.once && Screen::is_possible() {
+        return watch(output, reader, first, args.interval).await;
+    }
+    print(output, &first)?;
+    while !args.once && !output.is_table() && !is_closed() {
         tokio::select! {
-            () = tokio::time::sleep(args.interval) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            () = tokio::time::sleep(args.interval) => print(output, &reader.frame().await?)?,
+            _ = tokio::signal::ctrl_c() => break,
         }
     }
+    Ok(())
+}
+
+/// Draws frames until the user quits. A control plane that cannot be reached is shown, and asked
+/// again.
+async fn watch(output: Output, mut reader: Reader, first: Frame, interval: Duration) -> Result<()> {
+    let failed = |error: std::io::Error| CliError::new(Exit::Failed, "terminal", plain_io(&error));
+    let mut screen = Screen::open(output).map_err(failed)?;
+    let (mut frame, mut problem) = (first, None);
+    loop {
+        screen.draw(&live(&frame, problem.as_ref(), interval))?;
+        match screen.next(interval).await {
+            Event::Quit => return Ok(()),
+            Event::Resized => {}
+            // Whoever quits does not wait for an answer.
+            Event::Due => tokio::select! {
+                read = reader.frame() => match read {
+                    Ok(read) => (frame, problem) = (read, None),
+                    Err(error) => problem = Some(error),
+                },
+                () = screen.quits() => return Ok(()),
+            },
+        }
+    }
+}
+
+/// The figures, below what keys do and what is wrong.
+fn live(frame: &Frame, problem: Option<&CliError>, interval: Duration) -> String {
+    let colours = has_colours(true);
+    let every = humantime::format_duration(interval);
+    let mut text = match problem {
+        Some(error) => {
+            let line = one_line(&format!("no answer since {}: {}", frame.time(), error.why));
+            if colours { format!("\u{1b}[1;31m{line}\u{1b}[0m\n") } else { format!("{line}\n") }
+        }
+        None => format!("every {every}   q quits\n"),
+    };
+    text.push_str(&frame.for_people(colours));
+    if let Some(note) = &frame.note {
+        text.push_str(&format!("{}\n", one_line(note)));
+    }
+    text
 }
 
 /// Reads the trail into the window.
@@ -106,6 +151,12 @@ struct Reader {
 }
 
 impl Reader {
+    /// Reads what is new, and adds it up.
+    async fn frame(&mut self) -> Result<Frame> {
+        let note = self.read().await?;
+        frame(&self.client, &self.window, note).await
+    }
+
     /// Reads what is new. Says why nothing can be read.
     async fn read(&mut self) -> Result<Option<String>> {
         let now = window::now_us();
@@ -163,28 +214,29 @@ async fn frame(client: &Client, window: &Window, note: Option<String>) -> Result
     })
 }
 
-fn print(output: Output, frame: &Frame, clears: bool) -> Result<()> {
+fn print(output: Output, frame: &Frame) -> Result<()> {
     if !output.is_table() {
         return output.data(frame);
-    }
-    let mut text = frame.for_people(has_colours(clears));
-    if clears {
-        text = format!("\u{1b}[H\u{1b}[2J{text}");
     }
     if let Some(note) = &frame.note {
         notice(note);
     }
-    output.text(&text)
+    output.text(&frame.for_people(has_colours(std::io::stdout().is_terminal())))
 }
 
 impl Frame {
+    /// `12:03:44`.
+    fn time(&self) -> &str {
+        self.at.get(11..19).unwrap_or_default()
+    }
+
     fn for_people(&self, colours: bool) -> String {
         let health = if self.store_healthy { "healthy" } else { "NOT HEALTHY" };
         let health =
             if colours && !self.store_healthy { format!("\u{1b}[31m{health}\u{1b}[0m") } else { health.into() };
         let mut text = format!(
             "{}  replica {}  store {} {health}  revision {}  {} audit records wait\n\n",
-            self.at.get(11..19).unwrap_or_default(),
+            self.time(),
             self.replica,
             self.store,
             self.revision,

@@ -101,6 +101,7 @@ rules! {
     UpdateOperator: Anyone Unspecified;
     DeleteOperator: Anyone Unspecified;
     GetAuditKey: Anyone Unspecified;
+    CreatePageLink: Anyone Unspecified; // the page shows what the caller may see
 
     GetTenant: Tenant Viewer;
     ListServices: Tenant Viewer;

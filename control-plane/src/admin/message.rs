@@ -28,6 +28,7 @@ macro_rules! messages {
 messages! {
     StatusRequest: none, none;
     WhoAmIRequest: none, none;
+    CreatePageLinkRequest: none, none;
     ListTenantsRequest: none, none;
     CreateTenantRequest: none, name;
     UpdateTenantRequest: none, name;

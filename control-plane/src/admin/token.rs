@@ -48,17 +48,17 @@ pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Ans
     let (tokens, next_page_token) = super::page(admin, "token", message).await?;
     let tokens: Vec<Token> = tokens;
     let tokens = tokens.into_iter().filter(|token| token.trust.is_none());
-    Ok(ListTokensResponse { tokens: tokens.map(without_digest).collect(), next_page_token })
+    Ok(ListTokensResponse { tokens: tokens.map(|token| shown(admin, token)).collect(), next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Token> {
     let token = admin.registry().token(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?;
-    Ok(without_digest(token))
+    Ok(shown(admin, token))
 }
 
 pub(super) async fn lookup(admin: &Admin, _: &Caller, message: LookupTokenRequest) -> Answer<Token> {
     let token = admin.registry().token_by_digest(&name("tenant", &message.tenant)?, &message.digest).await?;
-    Ok(without_digest(token))
+    Ok(shown(admin, token))
 }
 
 pub(super) async fn revoke(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {
@@ -117,6 +117,12 @@ fn thumbprint(bytes: &[u8]) -> Answer<Option<[u8; 32]>> {
 
 pub(super) fn operator(caller: &Caller) -> Answer<OperatorName> {
     name("operator", &caller.operator().name)
+}
+
+/// A token with the time of its last use, as far as this replica knows.
+fn shown(admin: &Admin, token: Token) -> Token {
+    let last_used_at = admin.0.distribution.trail().map_or(0, |trail| trail.last_used().of(&token.id));
+    Token { last_used_at, ..without_digest(token) }
 }
 
 pub(super) fn without_digest(token: Token) -> Token {

@@ -109,6 +109,7 @@ impl Registry {
                 certificate_sha256: issue.certificate.map(|sha256| sha256.to_vec()).unwrap_or_default(),
                 trust: None,
                 replaced_by: String::new(),
+                last_used_at: 0,
             };
             let key = Key::Token(tenant.clone(), id);
             let change = change.check_absent(key.clone()).put(key, &token);

@@ -56,6 +56,12 @@ impl Listener {
         self.address
     }
 
+    /// The socket, for a listener without TLS.
+    #[must_use]
+    pub fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+
     /// Accepts until `stop`. Dropping what it returns stops it as well.
     #[must_use]
     pub fn accept(self, config: ServerConfig, stop: CancellationToken) -> Incoming {

@@ -59,6 +59,9 @@ pub enum StartError {
         /// Why.
         source: TlsError,
     },
+    /// A value of `[page]`.
+    #[error("page.url: an origin such as https://seks.example:8304, without a path")]
+    PageUrl,
     /// A listener's address.
     #[error("{key}: cannot listen on {address}: {source}")]
     Listen {

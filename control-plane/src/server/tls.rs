@@ -59,6 +59,8 @@ pub enum ClientCertificate {
     Required,
     /// Who shows one must show one of our CA.
     Optional,
+    /// The same, for clients that speak HTTP/1.1.
+    OptionalInBrowser,
 }
 
 /// The certificate that a listener presents now.
@@ -103,7 +105,8 @@ impl Source {
             .map_err(|e| TlsError::Unusable(e.to_string()))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&presented) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        let protocol: &[u8] = if clients == ClientCertificate::OptionalInBrowser { b"http/1.1" } else { b"h2" };
+        config.alpn_protocols = vec![protocol.to_vec()];
         without_resumption(&mut config);
         Ok((config, presented))
     }

@@ -4,11 +4,14 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 use seks_audit::record::{Decision, FieldsOf, Kind, Value, field};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+use super::LastUsed;
 
 /// Tokens whose networks are remembered. Beyond that none are.
 const MAX_TOKENS: usize = 100_000;
@@ -106,6 +109,7 @@ pub(super) struct Watch {
     alarms: mpsc::Sender<Alarm>,
     dropped: u64,
     networks: HashMap<Box<[u8]>, Networks>,
+    last_used: Arc<LastUsed>,
 }
 
 enum Networks {
@@ -157,13 +161,20 @@ impl<'a> Facts<'a> {
 
 impl Watch {
     /// A watch, and its alarms.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Alarm>) {
+    pub(super) fn new(last_used: Arc<LastUsed>) -> (Self, mpsc::Receiver<Alarm>) {
         let (alarms, received) = mpsc::channel(QUEUE);
-        (Self { alarms, dropped: 0, networks: HashMap::new() }, received)
+        (Self { alarms, dropped: 0, networks: HashMap::new(), last_used }, received)
+    }
+
+    /// Notes the use of a token alone, for a record that was looked at by an earlier process.
+    pub(super) fn note_use(&self, record: &[u8]) {
+        let facts = Facts::of(record);
+        self.last_used.note(facts.token, facts.began_us);
     }
 
     /// Looks at a record that is new in the trail, and no intent.
     pub(super) fn look(&mut self, node: &str, facts: &Facts<'_>) -> Option<AlarmKind> {
+        self.last_used.note(facts.token, facts.began_us);
         let tripwire = AlarmKind::of(facts.token, facts.reason, facts.path);
         let is_allowed = facts.decision == Decision::Allow as u64;
         let new_network = || (is_allowed && self.is_from_new_network(facts)).then_some(AlarmKind::NewNetwork);
@@ -247,7 +258,7 @@ mod tests {
 
     #[test]
     fn alarms_beyond_the_queue_are_counted() {
-        let (mut watch, alarms) = Watch::new();
+        let (mut watch, alarms) = Watch::new(Arc::default());
         for _ in 0..QUEUE + 3 {
             watch.look("n-1", &Facts::of(&record("", "token_unknown", "/", [10, 0, 0, 1])));
         }
@@ -256,7 +267,7 @@ mod tests {
 
     #[test]
     fn each_tripwire_has_its_records_and_ordinary_ones_have_none() {
-        let (mut watch, mut alarms) = Watch::new();
+        let (mut watch, mut alarms) = Watch::new(Arc::default());
         let mut trip = |token: &str, reason: &str, path: &str, source: [u8; 4]| {
             let tripped = watch.look("n-1", &Facts::of(&record(token, reason, path, source)));
             assert_eq!(alarms.try_recv().ok().map(|alarm| alarm.tripwire), tripped);

@@ -110,6 +110,9 @@ fn plane(name: &str, directory: &Path, options: &Options) -> Process {
     }
     cli::clean_environment(&mut command);
     command.envs(options.environment.iter().map(|(k, v)| (k, v)));
+    if name == "seks-control-plane" {
+        command.envs(options.control_environment.iter().map(|(k, v)| (k, v)));
+    }
     put_log_aside(directory, name);
     Process::spawn(name, directory, &mut command)
 }

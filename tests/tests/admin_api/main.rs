@@ -106,6 +106,7 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "Status" status(wire::StatusRequest {});
         "WhoAmI" who_am_i(wire::WhoAmIRequest {});
         "ListTenants" list_tenants(wire::ListTenantsRequest {});
+        "CreatePageLink" create_page_link(wire::CreatePageLinkRequest {});
         "ListCatalogue" list_catalogue(wire::ListCatalogueRequest { search: String::new() });
         "GetTenant" get_tenant(wire::NameRequest { tenant: String::new(), name: t() });
         "ListServices" list_services(list());
@@ -209,7 +210,7 @@ fn is_refused(status: &Status) -> bool {
         || (status.code() == Code::NotFound && status.message().starts_with("tenant"))
 }
 
-const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue", "ListOperators", "GetAuditKey"];
+const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue", "ListOperators", "GetAuditKey", "CreatePageLink"];
 const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListFleetAdminChanges", "ExportFleetAudit", "FollowFleetAudit"];
 const FLEET_WRITES: &[&str] = &[
     "EnrollNode",

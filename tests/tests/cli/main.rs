@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
 mod apply;
+mod doctor;
 mod fleet;
 mod lists;
 mod policy;
+mod top;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{CliError, Result},
-    output::notice,
+    output::{is_closed, notice},
 };
 
 /// Between two attempts to reach a control plane that is away.
@@ -35,6 +35,9 @@ pub(super) async fn run(sources: Vec<Source>, request: SearchAuditRequest, print
         let entries = page.map_err(|status| CliError::status("audit", &status))?;
         let views: Vec<RecordView> = entries.into_iter().map(RecordView::from).collect();
         printer.print(&views)?;
+        if is_closed() {
+            break;
+        }
     }
     Ok(())
 }

@@ -36,6 +36,10 @@ pub struct DevArgs {
     /// Address of /metrics, /healthz and /readyz [default: 127.0.0.1:8302]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Address of the page for browsers, on loopback [default: 127.0.0.1:8304, or a free port if
+    /// that is taken]
+    #[arg(long, value_name = "ADDRESS", value_parser = loopback)]
+    pub page_listen: Option<SocketAddr>,
     /// Write the addresses to this file, as JSON, when all listeners serve
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -45,4 +49,10 @@ pub struct DevArgs {
     /// A Host name that agents may use, besides localhost and the address; repeatable
     #[arg(long, value_name = "NAME")]
     pub host: Vec<String>,
+}
+
+/// The page has no TLS here, so it is for this machine alone.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "an address looks like 127.0.0.1:8304".to_owned())?;
+    if address.ip().is_loopback() { Ok(address) } else { Err("the page is served on loopback only".into()) }
 }

@@ -14,6 +14,9 @@ use crate::{
     error::{CliError, Result},
 };
 
+/// The port of the page, unless it is taken.
+const PAGE_PORT: u16 = 8304;
+
 /// `--config FILE`: the supported sections of `data-plane.toml`. `seks dev` sets all others itself.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -91,6 +94,7 @@ impl DevConfig {
             store: seks_control_plane::store::StoreConfig::embedded(dir.store()),
             seal: seks_control_plane::seal::SealConfig::file(dir.kek()),
             admin: control::AdminConfig { listen: args.admin_listen, ..Default::default() },
+            page: control::PageConfig { listen: Some(page_address(args)), is_plain: true, ..Default::default() },
             distribution: control::DistributionConfig {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 ..Default::default()
@@ -118,5 +122,16 @@ impl DevConfig {
             telemetry: self.telemetry,
             own: self.own,
         }
+    }
+}
+
+/// The page's address: the requested one, the usual one, or any free one where that is taken.
+fn page_address(args: &DevArgs) -> SocketAddr {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE_PORT));
+    let is_free = || std::net::TcpListener::bind(usual).is_ok();
+    match args.page_listen {
+        Some(address) => address,
+        None if args.admin_listen.port() != 0 && is_free() => usual,
+        None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
     }
 }

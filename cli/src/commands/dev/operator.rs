@@ -12,6 +12,14 @@ use crate::{
 /// The name of the operator and of its context.
 const NAME: &str = "dev";
 
+/// The operator's name.
+///
+/// # Errors
+/// Never: the name is a valid one.
+pub(super) fn name() -> Result<OperatorName> {
+    OperatorName::try_from(NAME).map_err(|e| CliError::new(Exit::Failed, "first operator", e))
+}
+
 /// Writes the context with the current addresses. Only this file holds the operator's key. When the
 /// file is lost, or its certificate is about to expire, the operator gets a new key.
 ///
@@ -37,7 +45,7 @@ pub(super) async fn write_context(control: &ControlPlane, ready: &Ready) -> Resu
 
 async fn identity(control: &ControlPlane, ready: &Ready) -> Result<Context> {
     let failed = |e: &dyn std::fmt::Display| CliError::new(Exit::Failed, "first operator", e);
-    let name = OperatorName::try_from(NAME).map_err(|e| failed(&e))?;
+    let name = name()?;
     let first = control.bootstrap_operator(&name).await.map_err(|e| failed(&e))?;
     let identity = match first {
         Some(identity) => identity,

@@ -21,6 +21,9 @@ pub(crate) struct Ready {
     pub(crate) admin: String,
     /// `/metrics`, `/healthz`, `/readyz`.
     pub(crate) metrics: String,
+    /// The page for browsers: its origin. The link to it is only printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) page: Option<String>,
     /// The CLI's context.
     pub(crate) context_file: PathBuf,
     /// Whether this user's `seks` finds the context without options.
@@ -45,12 +48,15 @@ impl Ready {
     }
 
     /// The text for the terminal.
-    pub(crate) fn greeting(&self) -> String {
+    pub(crate) fn greeting(&self, page_link: Option<&str>) -> String {
         let context = self.context_file.display();
         let mut text = format!(
             "SEKS is serving.\n  proxy    {}/api/SERVICE\n  admin    {}\n  metrics  {}/metrics\n  context  {context}\n",
             self.proxy, self.admin, self.metrics,
         );
+        if let Some(link) = page_link {
+            text.push_str(&format!("  page     {link}  (opens once, within 10 minutes; `seks page` prints another)\n"));
+        }
         if !self.found_by_default {
             text.push_str(&format!(
                 "Another context comes first: export SEKS_CONTEXT_FILE='{context}' to use this one.\n"
@@ -73,6 +79,7 @@ mod tests {
             forward_proxy: None,
             admin: "https://127.0.0.1:2".into(),
             metrics: "http://127.0.0.1:3".into(),
+            page: Some("http://127.0.0.1:4".into()),
             context_file: "/x/context.toml".into(),
             found_by_default: false,
         };
@@ -81,7 +88,7 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({"proxy": "http://127.0.0.1:1", "admin": "https://127.0.0.1:2",
-                "metrics": "http://127.0.0.1:3", "context_file": "/x/context.toml"})
+                "metrics": "http://127.0.0.1:3", "page": "http://127.0.0.1:4", "context_file": "/x/context.toml"})
         );
     }
 }

@@ -54,7 +54,7 @@ impl Check {
         Self::new(State::Ok, name, detail)
     }
 
-    fn warning(name: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(super) fn warning(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(State::Warning, name, detail)
     }
 

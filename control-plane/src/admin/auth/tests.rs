@@ -18,6 +18,7 @@ const MATRIX: &str = "
     UpdateOperator      y y y y  y y y
     DeleteOperator      y y y y  y y y
     GetAuditKey         y y y y  y y y
+    CreatePageLink      y y y y  y y y
     GetTenant           . y y y  y y y
     ListServices        . y y y  y y y
     GetService          . y y y  y y y

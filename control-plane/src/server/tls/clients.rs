@@ -43,7 +43,7 @@ fn of_roots<'a>(
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
     let verifier = match clients {
         ClientCertificate::Required => verifier,
-        ClientCertificate::Optional => verifier.allow_unauthenticated(),
+        ClientCertificate::Optional | ClientCertificate::OptionalInBrowser => verifier.allow_unauthenticated(),
     };
     verifier.build().map_err(|e| unusable(&e))
 }

@@ -1,0 +1,159 @@
+//! The terminal while `seks top` runs: its alternate screen, keys and size. Dropping it restores
+//! what was there before.
+
+use std::{
+    io::{self, IsTerminal as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{error, output::Output};
+
+/// Alternate screen, no cursor; and back (xterm's control sequences).
+const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
+const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
+/// Tenths of a second after which a read of the keyboard ends without a key.
+const READ_TENTHS: u8 = 1;
+/// Lines of a terminal that does not say how many it has.
+const LINES: usize = 24;
+
+/// Why the wait for the next frame ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It is time for new figures.
+    Due,
+    /// The same figures are to be drawn again.
+    Resized,
+    /// The user, or a service manager, ends it.
+    Quit,
+}
+
+/// The terminal.
+pub(super) struct Screen {
+    output: Output,
+    before: Termios,
+    keys: mpsc::Receiver<u8>,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+    resized: Signal,
+    terminated: Signal,
+    hung_up: Signal,
+}
+
+impl Screen {
+    /// Whether standard input and output are a terminal.
+    pub(super) fn is_possible() -> bool {
+        io::stdout().is_terminal() && io::stdin().is_terminal()
+    }
+
+    /// Takes the terminal over: keys come at once and are not echoed.
+    ///
+    /// # Errors
+    /// Of the terminal.
+    pub(super) fn open(output: Output) -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let (sender, keys) = mpsc::channel(16);
+        let mut screen = Self {
+            output,
+            before: before.clone(),
+            keys,
+            stop: Arc::default(),
+            reader: None,
+            resized: signal(SignalKind::window_change())?,
+            terminated: signal(SignalKind::terminate())?,
+            hung_up: signal(SignalKind::hangup())?,
+        };
+        let mut raw = before;
+        raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        raw.special_codes[SpecialCodeIndex::VMIN] = 0;
+        raw.special_codes[SpecialCodeIndex::VTIME] = READ_TENTHS;
+        raw.special_codes[SpecialCodeIndex::VSUSP] = 0; // a suspended program would leave this screen behind
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        let stop = Arc::clone(&screen.stop);
+        screen.reader = Some(thread::Builder::new().name("keys".into()).spawn(move || read_keys(&sender, &stop))?);
+        output.raw(ENTER).map_err(|error| io::Error::other(error.why))?;
+        Ok(screen)
+    }
+
+    /// Draws `text` over what is there, as far as it fits.
+    ///
+    /// # Errors
+    /// Of the terminal.
+    pub(super) fn draw(&self, text: &str) -> error::Result<()> {
+        let lines = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_row)).filter(|rows| *rows > 1);
+        let mut frame = String::from("\u{1b}[H");
+        for (number, line) in text.lines().take(lines.unwrap_or(LINES).saturating_sub(1)).enumerate() {
+            let start = if number == 0 { "" } else { "\r\n" };
+            frame.push_str(&format!("{start}{line}\u{1b}[K"));
+        }
+        frame.push_str("\u{1b}[J");
+        self.output.raw(&frame)
+    }
+
+    /// Waits for the next frame's time, a key or a signal.
+    pub(super) async fn next(&mut self, interval: Duration) -> Event {
+        let due = tokio::time::sleep(interval);
+        tokio::pin!(due);
+        loop {
+            tokio::select! {
+                () = &mut due => return Event::Due,
+                _ = self.resized.recv() => return Event::Resized,
+                _ = self.terminated.recv() => return Event::Quit,
+                _ = self.hung_up.recv() => return Event::Quit,
+                _ = tokio::signal::ctrl_c() => return Event::Quit,
+                key = self.keys.recv() => match key {
+                    // `None`: the keyboard is gone. 3 is Ctrl-C, 4 Ctrl-D.
+                    Some(b'q' | b'Q' | 3 | 4) | None => return Event::Quit,
+                    Some(b' ' | b'r') => return Event::Due,
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+}
+
+impl Screen {
+    /// Waits until the user, or a service manager, ends it. Other keys are ignored meanwhile.
+    pub(super) async fn quits(&mut self) {
+        while self.next(Duration::MAX).await != Event::Quit {}
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join()); // within a tenth of a second
+        }
+        drop(self.output.raw(LEAVE));
+        // Keys that were typed meanwhile are not for the shell.
+        let _: rustix::io::Result<()> = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
+
+fn read_keys(keys: &mpsc::Sender<u8>, stop: &AtomicBool) {
+    let mut key = [0];
+    while !stop.load(Relaxed) {
+        match rustix::io::read(io::stdin(), &mut key) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            // A key that nobody waits for is lost: the channel is full of others.
+            Ok(_) => {
+                let [key] = key;
+                let _: Result<(), _> = keys.try_send(key);
+            }
+            Err(_) => return, // the terminal is gone
+        }
+    }
+}
