@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, Parser, error::ContextKind, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, error::ContextKind, error::ContextValue, error::ErrorKind};
 
 use crate::{
     commands::Command,
@@ -129,6 +129,7 @@ fn usage_error(args: &[OsString], error: &clap::Error) -> CliError {
     };
     let tip = error.get(ContextKind::SuggestedArg).or_else(|| error.get(ContextKind::SuggestedSubcommand));
     let hint = match tip {
+        Some(ContextValue::Strings(tips)) => format!("did you mean `{}`?", tips.join("` or `")),
         Some(tip) => format!("did you mean `{tip}`?"),
         None if is_command_without_dashes(args, error) => "`--` goes before the command: seks run -- CMD …".into(),
         None => see_help(args),
@@ -139,6 +140,9 @@ fn usage_error(args: &[OsString], error: &clap::Error) -> CliError {
 /// A typed value is repeated where no secret belongs. Anywhere else it may be a mistyped key.
 fn unexpected_argument(args: &[OsString], typed: &str) -> String {
     let command = noun(args);
+    if typed.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+        return "a value is not negative, and does not begin with `-`".into();
+    }
     if let Some(flag) = typed.split('=').next().filter(|a| a.starts_with('-') && a.len() < 32) {
         return format!("unexpected argument '{flag}'");
     }
@@ -213,6 +217,8 @@ mod tests {
             ("seks status --colour", "unexpected argument '--colour'"),
             ("seks token show a b", "unexpected argument 'b'"),
             ("seks run ls -l", "unexpected argument 'ls'"),
+            ("seks token issue --agent a --service s --ttl -1h", "not negative"),
+            ("seks token list --limit -1", "not negative"),
             ("seks token issue --agent a --service s --ttl 24", "a unit is missing: 24s"),
             ("seks credential put a --service s --from-stdin --from-file f", "cannot be used with"),
         ];

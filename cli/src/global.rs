@@ -29,7 +29,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
     /// Output format: table (for people), json (stable), yaml or toml
-    #[arg(long, short, global = true, value_enum, value_name = "FORM", default_value = "table")]
+    #[arg(long, short, global = true, value_enum, ignore_case = true, value_name = "FORM", default_value = "table")]
     #[arg(hide_possible_values = true)]
     pub output: Format,
 }

@@ -54,10 +54,55 @@ fn usage_errors_are_one_line_and_exit_code_2() {
         "completions tcsh",
         "dev --proxy-listen 8300",
         "dev --admin-listen localhost",
+        "dev --page-listen 8304",
+        "dev --page-listen 0.0.0.0:0",
+        "tokens list",
+        "list tokens",
+        "token list --limit -1",
+        "token list --limit many",
+        "token issue --agent a --service s --ttl -1h",
+        "token issue --agent a --service s --ttl 24",
+        "token issue --agent a --service s --bind-certificate .",
+        "token list --timeout 0",
+        "token list --timeout 5",
+        "token list --no-such",
+        "agent create a --attr a=b --attr a=c",
+        "node enroll --region r --ttl 0",
+        "node enroll --region r --out .",
+        "node enroll --region r --out gone/token",
+        "audit search --since yesterday",
+        "audit search --decision maybe",
+        "operator create o --role admin --out f",
+        "top --window 2h",
+        "top --interval 0",
+        "page extra",
+        "doctor --config gone.toml",
+        "doctor --config .",
+        "status -o",
+        "status -o json=x",
+        "help nonsense",
+        "nonsense --help",
+        "run --",
+        "run ls",
+        "service apply -f /dev/null",
     ] {
         let arguments: Vec<_> = line.split(' ').filter(|a| !a.is_empty()).collect();
         let (code, text) = failure(&seks(folder.path(), &arguments, ""));
         assert_eq!(code, 2, "seks {line}: {text}");
+    }
+}
+
+#[test]
+fn an_empty_value_is_refused_where_one_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["node", "enroll", "--region", ""][..],
+        &["token", "issue", "--agent", "a", "--service", ""],
+        &["agent", "create", "a", "--attr", ""],
+        &["status", "--timeout", ""],
+        &["status", "--context-file", ""],
+    ] {
+        assert_eq!(failure(&seks(folder.path(), arguments, "")).0, 2, "{arguments:?}");
     }
 }
 

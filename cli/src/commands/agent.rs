@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
-    error::Result,
+    error::{CliError, Result},
     global::Global,
     listing::{self, ListArgs},
     output::{View, rfc3339_or_null},
@@ -101,6 +101,20 @@ fn attribute(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The attributes by name.
+///
+/// # Errors
+/// Exit code 2 for a name that is given twice: only one value could be kept.
+fn distinct(attributes: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
+    let mut distinct = BTreeMap::new();
+    for (name, value) in attributes {
+        if distinct.insert(name.clone(), value).is_some() {
+            return Err(CliError::usage("--attr", format!("`{name}` is given twice")));
+        }
+    }
+    Ok(distinct)
+}
+
 #[derive(Serialize)]
 struct AgentView {
     name: String,
@@ -139,10 +153,10 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
         Verb::Create { name, attr } => {
+            let attributes = distinct(attr)?;
             let client = global.connect().await?;
             let what = format!("agent `{name}`");
-            let request =
-                wire::CreateAgentRequest { tenant: client.tenant(), name, attributes: attr.into_iter().collect() };
+            let request = wire::CreateAgentRequest { tenant: client.tenant(), name, attributes };
             output.one(&AgentView::from(client.change(&what, client.rpc().create_agent(request)).await?))
         }
         Verb::List { list } => {
@@ -156,12 +170,13 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             output.one(&AgentView::from(agent))
         }
         Verb::Update { name, attr, remove_attr, wait_args } => {
+            let set_attributes = distinct(attr)?;
             let client = global.connect().await?;
             let what = format!("agent `{name}`");
             let request = wire::UpdateAgentRequest {
                 tenant: client.tenant(),
                 name,
-                set_attributes: attr.into_iter().collect(),
+                set_attributes,
                 remove_attributes: remove_attr,
                 wait: Some(client.wait(wait_args.no_wait)),
             };

@@ -1,8 +1,11 @@
 //! `seks node`: the proxy nodes.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::Subcommand;
+use clap::{Subcommand, builder::NonEmptyStringValueParser};
 use seks_proto::wire;
 use serde::Serialize;
 
@@ -10,7 +13,7 @@ use super::change::{self, WaitArgs};
 use crate::{
     confirm::Confirm,
     duration::duration,
-    error::Result,
+    error::{CliError, Result},
     global::Global,
     listing::{self, ListArgs},
     output::{View, notice, rfc3339_or_null},
@@ -51,7 +54,7 @@ pub enum Verb {
     )]
     Enroll {
         /// The new node's region
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         region: String,
         /// A tenant whose tokens and credentials the node may hold (repeatable) [default: every
         /// tenant]
@@ -198,6 +201,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             )
         }
         Verb::Enroll { region, tenants, pools, spiffe_id, name, ttl, out } => {
+            out.as_deref().map_or(Ok(()), check_writable)?; // a token that cannot be kept is lost
             let request = wire::EnrollNodeRequest {
                 region: region.clone(),
                 tenants: tenants.clone(),
@@ -231,4 +235,11 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             output.data(&view)
         }
     }
+}
+
+/// Refuses a file that could not be written.
+fn check_writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_folder = if path.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) };
+    is_folder.and_then(|()| std::fs::read_dir(folder).map(drop)).map_err(|error| CliError::file(path, &error))
 }

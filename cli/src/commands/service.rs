@@ -15,7 +15,7 @@ use super::change::{self, WaitArgs};
 use crate::{
     client::Client,
     confirm::Confirm,
-    error::Result,
+    error::{CliError, Result},
     files::read_text,
     global::Global,
     listing::{self, ListArgs},
@@ -159,10 +159,16 @@ async fn enable(global: &Global, args: EnableArgs) -> Result<()> {
         allow_private: args.allow_private,
         wait: Some(client.wait(args.wait_args.no_wait)),
     };
-    let answer = client.change(&what, client.rpc().enable_service(request)).await?;
+    let answer = client.change(&what, client.rpc().enable_service(request)).await.map_err(by_option)?;
     warn_about_unbound(&answer.unbound);
     let view = ServiceView::from(answer.service.unwrap_or_default());
     change::print_changed(global.output(), &what, view, answer.enforcement, args.wait_args)
+}
+
+/// An error of `service enable`, with the option in place of the field.
+fn by_option(error: CliError) -> CliError {
+    let renamed = |text: String| text.replace("allow_private", "--allow-private");
+    CliError { why: renamed(error.why), hint: error.hint.map(renamed), ..error }
 }
 
 /// Names the credentials that nodes stop using.

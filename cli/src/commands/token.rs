@@ -159,7 +159,10 @@ fn certificate(text: &str) -> Result<[u8; 32], String> {
         let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
         return bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| "sha256: and 64 hexadecimal digits".into());
     }
-    let certificate = CertificateDer::from_pem_file(text).map_err(|error| format!("no certificate in PEM: {error}"))?;
+    let certificate = CertificateDer::from_pem_file(text).map_err(|error| {
+        let text = error.to_string();
+        format!("no certificate in PEM: {}", text.split(" (os error ").next().unwrap_or_default())
+    })?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate);
     digest.as_ref().try_into().map_err(|_| "no SHA-256".into())
 }

@@ -122,6 +122,8 @@ pub(super) fn operator(caller: &Caller) -> Answer<OperatorName> {
 /// A token with the time of its last use, as far as this replica knows.
 fn shown(admin: &Admin, token: Token) -> Token {
     let last_used_at = admin.0.distribution.trail().map_or(0, |trail| trail.last_used().of(&token.id));
+    // The minute of its first use began before it was issued.
+    let last_used_at = if last_used_at == 0 { 0 } else { last_used_at.max(token.issued_at) };
     Token { last_used_at, ..without_digest(token) }
 }
 

@@ -21,6 +21,9 @@ const ANY_TENANT: &str = "default";
 pub(super) fn read(path: &Path) -> Result<wire::Service> {
     let text = read_text(path)?;
     let name = path.display().to_string();
+    if text.trim().is_empty() {
+        return Err(CliError::usage(name, "the file is empty"));
+    }
     let syntax =
         Syntax::of(path, &text).ok_or_else(|| CliError::usage(&name, "a service is a .toml, .yaml or .json file"))?;
     let spec: ServiceSpec = parse(syntax, &text).map_err(|why| CliError::usage(&name, why))?;
@@ -51,7 +54,8 @@ mod tests {
     fn bad_files_are_one_line_that_names_the_place() {
         let good = "name='a'\nupstream='https://h.test'\ninject='bearer'\n";
         let cases = [
-            ("a.txt", "", "a .toml, .yaml or .json file"),
+            ("a.toml", " \n", "the file is empty"),
+            ("a.txt", "?", "a .toml, .yaml or .json file"),
             ("a.toml", &format!("{good}nope=1\n"), "line 4: unknown field `nope`"),
             ("a.toml", "name=3\n", "line 1: invalid type"),
             ("a.toml", "name='a\n", "line 1: "),

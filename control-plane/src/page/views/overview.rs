@@ -36,18 +36,24 @@ fn cards(status: &StatusResponse, sees_fleet: bool) -> Markup {
     let lag = status.nodes.iter().filter(|node| node.connected).map(|node| node.lag).max().unwrap_or_default();
     let nodes = if connected == all { State::Good } else { State::Bad };
     let lag_note = if lag == 0 { "all have the newest revision".into() } else { format!("{lag} revisions behind") };
+    let (version, build) = status.version.split_once(' ').unwrap_or((&status.version, ""));
     html! {
         div.cards {
             (card("Store", health, &status.store, state))
-            (card("Revision", &status.revision.to_string(), &format!("epoch {}", status.epoch), State::Plain))
+            (card("Revision", &status.revision.to_string(), &format!("epoch {}", shortened(&status.epoch)), State::Plain))
             @if sees_fleet {
                 (card("Nodes", &format!("{connected} of {all}"), &lag_note, if all == 0 { State::Warning } else { nodes }))
                 (card("Tokens", &status.tokens.to_string(), "in the table", State::Plain))
                 (card("Audit records", &status.audit_backlog.to_string(), "wait at the nodes", State::Plain))
             }
-            (card("Replica", &status.replica, &format!("version {}", status.version), State::Plain))
+            (card("Version", version, build.trim_matches(['(', ')']), State::Plain))
         }
     }
+}
+
+/// The first digits of a random name, enough to tell two apart.
+fn shortened(name: &str) -> &str {
+    name.get(..12).unwrap_or(name)
 }
 
 fn tenants_table(context: &Context<'_>, tenants: &[wire::Tenant]) -> Markup {
