@@ -87,6 +87,7 @@ fn wire_types_stay_at_the_edges() {
         "control-plane/src/distribution",
         "control-plane/src/fleet",
         "control-plane/src/node_api",
+        "control-plane/src/page",
         "control-plane/src/registry",
         "control-plane/src/server",
         "control-plane/src/status",
