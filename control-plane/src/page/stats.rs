@@ -52,6 +52,7 @@ pub(super) struct Bar {
 #[derive(Default)]
 pub(super) struct Stats {
     pub(super) all: Requests,
+    /// By the service's name; `""` for requests that name none of the tenant's.
     pub(super) services: BTreeMap<String, Requests>,
     /// Refusals by code, the most frequent first.
     pub(super) reasons: Vec<(String, usize)>,
@@ -70,8 +71,7 @@ impl Stats {
         let records = entries.iter().filter_map(|entry| entry.record.as_ref());
         for record in records.filter(|record| record.began_us >= since_us) {
             stats.all.add(record);
-            let service = if record.service.is_empty() { "(none)" } else { &record.service };
-            stats.services.entry(service.to_owned()).or_default().add(record);
+            stats.services.entry(record.service.clone()).or_default().add(record);
             let is_refused = record.decision() == Decision::Deny;
             if is_refused {
                 *reasons.entry(&record.reason).or_default() += 1;

@@ -152,8 +152,8 @@ fn request(context: &Context<'_>, entry: &AuditEntry, record: &AuditRecord) -> M
         ("from", text(&address(&record.source))),
         ("body", text(&format!("{} bytes", record.request_bytes))),
         ("node", html! { (entry.node) @if !record.region.is_empty() { " in " (record.region) } }),
-        ("request id", html! { code { (HEXLOWER.encode(&record.request_id)) } }),
-        ("trace id", html! { code { (HEXLOWER.encode(&record.trace_id)) } }),
+        ("request id", text(&HEXLOWER.encode(&record.request_id))),
+        ("trace id", text(&HEXLOWER.encode(&record.trace_id))),
     ])
 }
 

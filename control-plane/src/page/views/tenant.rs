@@ -35,7 +35,7 @@ pub(super) async fn show(context: &Context<'_>, tenant: &str) -> Result<Shown, S
         div.cards {
             a href=(link("agents")) { (card("Agents", &usage.agents.to_string(), "", State::Plain)) }
             a href=(link("tokens")) { (card("Tokens", &usage.tokens.to_string(), "expired ones included", State::Plain)) }
-            (card("Services", &usage.services.to_string(), &format!("{} credentials", usage.credentials), State::Plain))
+            (card("Services", &usage.services.to_string(), &format!("credentials: {}", usage.credentials), State::Plain))
             (card("Policies", &usage.policies.to_string(), if record.strict { "strict" } else { "" }, State::Plain))
             a href=(link("requests")) { (card("Requests", &stats.all.count.to_string(), "in the last hour", State::Plain)) }
             a href=(with_query(&link("requests"), &[("decision", "deny")])) { (card("Refused", &stats.all.refused.to_string(), "in the last hour", if stats.all.refused > 0 { State::Warning } else { State::Good })) }
@@ -60,7 +60,10 @@ pub(super) fn services(context: &Context<'_>, tenant: &str, stats: &Stats) -> Ma
         .iter()
         .map(|(service, of)| {
             html! {
-                td { a href=(with_query(&requests, &[("service", service)])) { (service) } }
+                td {
+                    @if service.is_empty() { span.dim { "none" } }
+                    @else { a href=(with_query(&requests, &[("service", service)])) { (service) } }
+                }
                 td.number { (of.count) }
                 td.number { (of.refused) }
                 td.number { (of.failed) }
