@@ -3,12 +3,13 @@
 
 mod browser;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use seks_tests::{
     Sandbox, Upstream,
     process::wait_for,
     raw::{self, Reply},
+    sandbox::Cli,
 };
 use serde_json::Value;
 
@@ -141,7 +142,7 @@ fn a_browser_shows_the_fleet_a_tenant_and_why_a_request_was_refused() {
 
 #[test]
 fn a_link_opens_once_and_its_session_needs_path_and_cookie() {
-    let sandbox = Sandbox::start();
+    let mut sandbox = Sandbox::start();
     let url = link(&sandbox);
     let (address, path) = split(&url);
     // What is loaded ahead of a click does not spend it.
@@ -165,7 +166,7 @@ fn a_link_opens_once_and_its_session_needs_path_and_cookie() {
     assert!(shown.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
     assert_eq!(shown.header("cache-control"), Some("no-store"));
     // Neither the link nor the key is in a log.
-    let emitted = sandbox.everything_emitted();
+    let emitted = sandbox.process().output();
     let code = path.rsplit('/').next().unwrap();
     assert!(!emitted.contains(code) && !emitted.contains(key.trim_start_matches("seks_page=")), "{emitted}");
 }
@@ -205,7 +206,7 @@ fn an_operator_of_one_tenant_sees_that_tenant_alone_and_nothing_after_it_was_del
     let file = sandbox.data_dir().join("ann.toml").display().to_string();
     let made = cli.run(&["operator", "create", "ann", "--role", "viewer:acme", "--out", &file], "");
     assert_eq!(made.code, Some(0), "{made:?}");
-    let page: Value = cli.json(&["page", "--context-file", &file]);
+    let page: Value = Cli::new(&sandbox.data_dir(), Path::new(&file)).json(&["page"]);
     let (address, base, cookie) = open(page["url"].as_str().unwrap());
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let overview = get(address, &base, &cookie);
@@ -236,21 +237,15 @@ fn a_replica_has_no_page_unless_told_and_then_only_over_tls() {
     let url = link(&sandbox);
     let origin = url.split("/link/").next().unwrap().to_owned();
     assert!(origin.starts_with("https://127.0.0.1:"), "{url}");
-    let folder = sandbox.data_dir();
-    let context: toml::Table = std::fs::read_to_string(sandbox.context_file()).unwrap().parse().unwrap();
-    let contexts = context["contexts"].as_table().unwrap();
-    let own = contexts.values().next().unwrap().as_table().unwrap();
+    let folder = sandbox.context_file().parent().unwrap().join("operator");
     let curl = |arguments: &[&str]| {
         let mut command = std::process::Command::new(program("curl"));
         command.args(["-sS", "--max-time", "20", "-o", "-", "-w", "%{http_code}"]).args(arguments);
         let done = run(&mut command, b"");
         done.stdout + &done.stderr
     };
-    for (name, field) in [("ca.pem", "ca"), ("cert.pem", "certificate"), ("key.pem", "key")] {
-        std::fs::write(folder.join(name), own[field].as_str().unwrap()).unwrap();
-    }
     let file = |name: &str| folder.join(name).display().to_string();
-    let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+    let (ca, cert, key) = (file("ca.pem"), file("operator.pem"), file("operator.key"));
     let nobody = curl(&["--cacert", &ca, &origin]);
     assert!(nobody.ends_with("403") && nobody.contains("seks page"), "{nobody}");
     let operator = curl(&["--cacert", &ca, "--cert", &cert, "--key", &key, &origin]);
