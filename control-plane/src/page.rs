@@ -120,7 +120,8 @@ impl Page {
         });
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
-        let connection = tokio::time::timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(stream), service));
+        let connection =
+            tokio::time::timeout(CONNECTION_TIMEOUT, server.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             _ = connection => {} // the browser closed it, or was too slow
             () = slot.evicted() => {}

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,8 @@ const MAX: usize = 1024;
 
 /// The links and the sessions of a page.
 pub struct PageSessions {
+    /// Where the page listens.
+    address: SocketAddr,
     /// Where browsers reach the page: an origin.
     url: String,
     state: Mutex<State>,
@@ -76,10 +79,17 @@ pub struct NewSession {
 }
 
 impl PageSessions {
-    /// No sessions yet. `url` is the origin at which browsers reach the page.
+    /// No sessions yet. The page listens on `address`. `url` is the origin at which browsers reach
+    /// it.
     #[must_use]
-    pub fn new(url: String) -> Self {
-        Self { url, state: Mutex::default() }
+    pub fn new(address: SocketAddr, url: String) -> Self {
+        Self { address, url, state: Mutex::default() }
+    }
+
+    /// Where the page listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The origin at which browsers reach the page.
@@ -181,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_link_opens_one_session_which_needs_its_id_and_its_key() {
-        let sessions = PageSessions::new("https://h".into());
+        let sessions = PageSessions::new(([127, 0, 0, 1], 1).into(), "https://h".into());
         let code = link(&sessions, "ann");
         assert!(sessions.open("wrong").is_none());
         let new = sessions.open(&code).unwrap();
@@ -197,10 +207,11 @@ mod tests {
 
     #[test]
     fn an_operator_ends_none_but_its_own_sessions() {
-        let sessions = PageSessions::new("https://h".into());
+        let sessions = PageSessions::new(([127, 0, 0, 1], 1).into(), "https://h".into());
         let first = sessions.open(&link(&sessions, "ann")).unwrap();
         let of_bob: Vec<_> = (0..40).map(|_| sessions.open(&link(&sessions, "bob")).unwrap()).collect();
-        let is_open = |session: &NewSession| sessions.peer(&session.id, std::iter::once(session.key.as_str())).is_some();
+        let is_open =
+            |session: &NewSession| sessions.peer(&session.id, std::iter::once(session.key.as_str())).is_some();
         assert!(is_open(&first));
         assert_eq!(of_bob.iter().filter(|session| is_open(session)).count(), MAX_PER_OPERATOR);
         let unopened: Vec<_> = (0..40).map(|_| link(&sessions, "bob")).collect();

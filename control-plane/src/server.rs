@@ -27,6 +27,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 pub use self::start::{Components, IdentityError, OperatorIdentity, StartError, Storage};
 use self::{
     listener::Listener,
+    page::BoundPage,
     runtimes::{Runtimes, run_on},
     tls::{ClientCertificate, Source},
     trail::AuditKeySource,
@@ -44,8 +45,8 @@ use crate::{
         STREAM_WINDOW_BYTES,
     },
     mint_refresher::Refresher,
-    page_sessions::PageSessions,
     node_api::enrolment::Enrolment,
+    page_sessions::PageSessions,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
     store::Store,
@@ -64,7 +65,6 @@ pub struct ControlPlane {
     nodes: SocketAddr,
     metrics_addr: Option<SocketAddr>,
     page: Option<Arc<PageSessions>>,
-    page_addr: Option<SocketAddr>,
     metrics: Metrics,
     authority: Arc<Authority>,
     registry: Arc<Registry>,
@@ -132,15 +132,8 @@ impl ControlPlane {
         replica: String,
         runtimes: Runtimes,
     ) -> Result<Self, StartError> {
-        let metrics = Metrics::new()?;
-        metrics.add(distribution.collectors())?;
-        metrics.add(records.collectors())?;
-        metrics.add(distribution.trail().map(crate::trail::metrics::collectors).unwrap_or_default())?;
-        let guard = DialGuard { allowed: config.upstream.private_networks.clone(), own: config.own.clone() };
-        let guard = Arc::new(guard);
-        for endpoint in &config.store.endpoints {
-            guard.own.add_endpoint(endpoint).await;
-        }
+        let metrics = metrics_of(&distribution, records)?;
+        let guard = dial_guard(config).await;
         let (name, dials) = (replica.clone(), Arc::clone(&guard));
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), name, dials)?);
         metrics.add(refresher.collectors())?;
@@ -157,8 +150,7 @@ impl ControlPlane {
             admin: operators.address(),
             nodes: nodes.address(),
             metrics_addr: None,
-            page: None,
-            page_addr: None,
+            page: page.as_ref().map(BoundPage::sessions),
             metrics: metrics.clone(),
             authority: Arc::clone(authority),
             registry: Arc::clone(registry),
@@ -176,9 +168,7 @@ impl ControlPlane {
         let names = names(config);
         plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
         let here = replica.clone();
-        plane.page = page.as_ref().map(|page| Arc::clone(&page.sessions));
-        plane.page_addr = page.as_ref().map(|page| page.address);
-        page.iter().for_each(|page| guard.own.add(page.address));
+        plane.page_addr().into_iter().for_each(|address| guard.own.add(address));
         let parts = admin::Parts {
             registry: Arc::clone(registry),
             authority: Arc::clone(authority),
@@ -194,9 +184,7 @@ impl ControlPlane {
         };
         let admin = Admin::new(parts);
         plane.serve_operators(operators, &config.admin.tls, &names, admin.clone()).await?;
-        if let Some(page) = page {
-            plane.serve_page(page, config, &names, admin)?;
-        }
+        plane.serve_page(page, config, &names, admin)?;
         trail::log_state(plane.distribution.trail());
         plane.keep_trail(config, here, AuditKeySource { store: Arc::clone(store), sealer: Arc::clone(sealer) });
         plane.start_tasks(refresher, trust_refresher, records);
@@ -410,6 +398,24 @@ impl ControlPlane {
         }
         self.tasks.wait().await;
     }
+}
+
+/// The metrics of what is open before anything listens.
+fn metrics_of(distribution: &Distribution, records: &Authenticated) -> Result<Metrics, StartError> {
+    let metrics = Metrics::new()?;
+    metrics.add(distribution.collectors())?;
+    metrics.add(records.collectors())?;
+    metrics.add(distribution.trail().map(crate::trail::metrics::collectors).unwrap_or_default())?;
+    Ok(metrics)
+}
+
+/// What may be dialled for tenants: never the store.
+async fn dial_guard(config: &Config) -> Arc<DialGuard> {
+    let guard = DialGuard { allowed: config.upstream.private_networks.clone(), own: config.own.clone() };
+    for endpoint in &config.store.endpoints {
+        guard.own.add_endpoint(endpoint).await;
+    }
+    Arc::new(guard)
 }
 
 fn distribution_options(config: &Config) -> DistributionOptions {

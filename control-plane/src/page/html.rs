@@ -113,7 +113,10 @@ pub(super) fn opened(base: &str) -> Markup {
 
 /// The answer to a link that was opened before, or too late.
 pub(super) fn link_is_spent() -> Markup {
-    notice("This link was used or has expired", &html! { "A link opens the page once. " code { "seks page" } " prints another." })
+    notice(
+        "This link was used or has expired",
+        &html! { "A link opens the page once. " code { "seks page" } " prints another." },
+    )
 }
 
 /// The answer to an address of a session that has ended.
@@ -128,7 +131,10 @@ pub(super) fn nobody() -> Markup {
 
 /// The answer to a certificate that is not an operator's.
 pub(super) fn no_operator() -> Markup {
-    notice("The certificate is not that of an operator", &html! { code { "seks page" } " prints a link for this browser." })
+    notice(
+        "The certificate is not that of an operator",
+        &html! { code { "seks page" } " prints a link for this browser." },
+    )
 }
 
 /// The answer to a view that cannot be shown.
@@ -217,11 +223,16 @@ pub(super) fn text(text: &str) -> Markup {
 pub(super) fn chart(stats: &Stats) -> Markup {
     let highest = stats.bars.iter().map(|bar| bar.allowed + bar.refused).max().unwrap_or_default().max(1);
     let height = |count: usize| if count == 0 { 0 } else { (count * HEIGHT / highest).max(2) };
-    let bars: Vec<(usize, usize, usize, String)> = stats.bars.iter().enumerate().map(|(at, bar)| {
-        let ago = BARS - at;
-        let label = format!("{ago} min ago: {} allowed, {} refused", bar.allowed, bar.refused);
-        (at * STEP, height(bar.allowed), height(bar.refused), label)
-    }).collect();
+    let bars: Vec<(usize, usize, usize, String)> = stats
+        .bars
+        .iter()
+        .enumerate()
+        .map(|(at, bar)| {
+            let ago = BARS - at;
+            let label = format!("{ago} min ago: {} allowed, {} refused", bar.allowed, bar.refused);
+            (at * STEP, height(bar.allowed), height(bar.refused), label)
+        })
+        .collect();
     html! {
         figure.chart {
             figcaption {
@@ -311,8 +322,10 @@ mod tests {
     #[test]
     fn text_is_never_markup() {
         let hostile = "\"'><img src=x onerror=alert(1)>";
-        let frame = Frame { base: "", replica: hostile, operator: hostile, title: hostile, above: Vec::new(), live: None };
-        let shown = page(&frame, &html! { (card(hostile, hostile, hostile, State::Bad)) (pill(hostile, State::Bad)) }).0;
+        let frame =
+            Frame { base: "", replica: hostile, operator: hostile, title: hostile, above: Vec::new(), live: None };
+        let shown =
+            page(&frame, &html! { (card(hostile, hostile, hostile, State::Bad)) (pill(hostile, State::Bad)) }).0;
         assert!(!shown.contains("<img") && shown.contains("&lt;img"), "{shown}");
     }
 }

@@ -4,10 +4,7 @@
 use seks_proto::wire::{self, admin_server::Admin as _};
 use tonic::{Request, Response, Status};
 
-use crate::{
-    admin::Admin,
-    authority::Peer,
-};
+use crate::{admin::Admin, authority::Peer};
 
 /// Records of one answer, and answers that are read for one page, at most.
 const PAGE_SIZE: u32 = 1000;
@@ -120,8 +117,7 @@ impl Reader {
     /// # Errors
     /// Of the admin API.
     pub(super) async fn tokens_of(&self, tenant: &str, agent: &str) -> Result<(Vec<wire::Token>, bool), Status> {
-        let mut message =
-            wire::ListRequest { tenant: tenant.into(), page_size: PAGE_SIZE, page_token: String::new() };
+        let mut message = wire::ListRequest { tenant: tenant.into(), page_size: PAGE_SIZE, page_token: String::new() };
         let mut tokens = Vec::new();
         for _ in 0..MAX_ANSWERS {
             let answer = self.list_tokens(message.clone()).await?;

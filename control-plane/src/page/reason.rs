@@ -7,24 +7,33 @@ pub(super) fn explained(code: &str) -> Option<(&'static str, &'static str)> {
         "token_malformed" => ("The value in the token's place is no SEKS token.", "Look for a real key or a typo."),
         "token_unknown" => ("No tenant has this token.", "Look for a token of another installation, or a guess."),
         "token_expired" => ("The token has expired.", "Issue a new one: seks token issue."),
-        "token_revoked" => ("The token was revoked.", "Find out who still holds it, and issue a new one if it is needed."),
+        "token_revoked" => {
+            ("The token was revoked.", "Find out who still holds it, and issue a new one if it is needed.")
+        }
         "token_ambiguous" => ("The request had more than one credential.", "Remove the second one from the client."),
-        "token_binding" => ("The token is bound to other networks or another certificate.", "See the token's networks."),
+        "token_binding" => {
+            ("The token is bound to other networks or another certificate.", "See the token's networks.")
+        }
         "agent_disabled" => ("The agent is disabled.", "seks agent enable lets it continue."),
         "service_not_granted" => ("The token does not grant this service.", "Issue a token with --service."),
-        "policy_denied" => ("No policy permits this request, or one forbids it.", "The policies below say what is missing."),
+        "policy_denied" => {
+            ("No policy permits this request, or one forbids it.", "The policies below say what is missing.")
+        }
         "service_unknown" => ("The tenant has no service of this name.", "seks service enable adds one."),
         "request_invalid" => ("The request is not acceptable HTTP for this service.", "Correct the client."),
         "request_too_large" => ("The head or the body of the request is too large.", "See [proxy] limits of the node."),
         "limit_exceeded" => ("There were too many requests at once.", "See [proxy] limits of the node."),
-        "upstream_unreachable" => ("The upstream could not be reached.", "Check the service's address and the network."),
+        "upstream_unreachable" => {
+            ("The upstream could not be reached.", "Check the service's address and the network.")
+        }
         "upstream_tls" => ("The upstream's certificate could not be verified.", "Check the service's CA."),
         "upstream_timeout" => ("The upstream did not answer in time.", "Check the upstream."),
         "node_stale" => ("The node had no valid lease.", "Check the node's connection to the control plane."),
         "audit_unavailable" => ("The node could not record the request.", "Check the disk of the node."),
-        "credential_unbound" => {
-            ("The service's destination changed after its credential was stored.", "seks credential put stores it again.")
-        }
+        "credential_unbound" => (
+            "The service's destination changed after its credential was stored.",
+            "seks credential put stores it again.",
+        ),
         _ => return None,
     })
 }

@@ -53,7 +53,10 @@ impl PageRequest {
         let headers = request.headers();
         let refused = |status, why| Err(Refused { status, why });
         if !has_known_host(headers, hosts) {
-            return refused(StatusCode::MISDIRECTED_REQUEST, "not a name of this page: see page.url in control-plane.toml");
+            return refused(
+                StatusCode::MISDIRECTED_REQUEST,
+                "not a name of this page: see page.url in control-plane.toml",
+            );
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return refused(StatusCode::METHOD_NOT_ALLOWED, "the page is read-only");

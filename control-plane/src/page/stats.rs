@@ -98,13 +98,17 @@ mod tests {
     fn records_of_the_hour_are_counted_by_service_reason_and_minute() {
         let now_us = 10 * WINDOW_US;
         let entry = |ago_us: u64, decision: Decision, whole_us: u64| {
-            let mut record = AuditRecord { began_us: now_us - ago_us, service: "s".into(), whole_us, ..Default::default() };
+            let mut record =
+                AuditRecord { began_us: now_us - ago_us, service: "s".into(), whole_us, ..Default::default() };
             record.set_decision(decision);
             record.reason = if decision == Decision::Deny { "policy_denied".into() } else { String::new() };
             AuditEntry { record: Some(record), ..AuditEntry::default() }
         };
-        let entries =
-            [entry(0, Decision::Allow, 1000), entry(BAR_US, Decision::Deny, 3000), entry(2 * WINDOW_US, Decision::Allow, 1)];
+        let entries = [
+            entry(0, Decision::Allow, 1000),
+            entry(BAR_US, Decision::Deny, 3000),
+            entry(2 * WINDOW_US, Decision::Allow, 1),
+        ];
         let stats = Stats::of(&entries, now_us, true);
         assert_eq!((stats.all.count, stats.all.refused, stats.services["s"].count), (2, 1, 2));
         assert_eq!(stats.reasons, [("policy_denied".to_owned(), 1)]);

@@ -47,10 +47,7 @@ pub(super) enum Part {
     /// Requests, newest first.
     Requests,
     /// One request: when it began in Unix microseconds, and its id.
-    Request {
-        began_us: u64,
-        id: String,
-    },
+    Request { began_us: u64, id: String },
 }
 
 impl View {

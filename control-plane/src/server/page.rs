@@ -18,8 +18,14 @@ use crate::{
 /// A page whose address is bound, and that is not served yet.
 pub(super) struct BoundPage {
     listener: Listener,
-    pub(super) address: SocketAddr,
-    pub(super) sessions: Arc<PageSessions>,
+    sessions: Arc<PageSessions>,
+}
+
+impl BoundPage {
+    /// Its sessions.
+    pub(super) fn sessions(&self) -> Arc<PageSessions> {
+        Arc::clone(&self.sessions)
+    }
 }
 
 /// Checks `[page]`.
@@ -43,8 +49,8 @@ pub(super) async fn bind(config: &Config, runtime: &Handle) -> Result<Option<Bou
     let Some(listen) = config.page.listen else { return Ok(None) };
     let listener = run_on(runtime.clone(), super::bind("page.listen", listen)).await??;
     let address = listener.address();
-    let sessions = Arc::new(PageSessions::new(url(config, address)));
-    Ok(Some(BoundPage { listener, address, sessions }))
+    let sessions = Arc::new(PageSessions::new(address, url(config, address)));
+    Ok(Some(BoundPage { listener, sessions }))
 }
 
 /// Where browsers reach the page.
@@ -64,15 +70,16 @@ fn url(config: &Config, address: SocketAddr) -> String {
 }
 
 impl ControlPlane {
-    /// Serves the page on the runtime of the operators.
+    /// Serves the page, if there is one, on the runtime of the operators.
     pub(super) fn serve_page(
         &mut self,
-        BoundPage { listener, address, sessions }: BoundPage,
+        page: Option<BoundPage>,
         config: &Config,
         names: &[String],
         admin: Admin,
     ) -> Result<(), StartError> {
-        let runtime = self.runtimes.admin();
+        let Some(BoundPage { listener, sessions }) = page else { return Ok(()) };
+        let (runtime, address) = (self.runtimes.admin(), listener.address());
         let is_tls = !(config.page.is_plain && address.ip().is_loopback());
         let page = Arc::new(Page {
             admin,
@@ -96,7 +103,7 @@ impl ControlPlane {
     /// Where the page listens, when there is one.
     #[must_use]
     pub fn page_addr(&self) -> Option<SocketAddr> {
-        self.page_addr
+        self.page.as_deref().map(PageSessions::address)
     }
 
     /// Where browsers reach the page, when there is one.
@@ -111,8 +118,7 @@ impl ControlPlane {
     /// [`RegistryError::NotFound`]; of the store; [`AuthorityError::Random`].
     pub async fn page_link(&self, name: &OperatorName) -> Result<Option<PageLink>, IdentityError> {
         let Some(page) = &self.page else { return Ok(None) };
-        let missing =
-            || RegistryError::NotFound { kind: "operator", name: name.to_string(), similar: String::new() };
+        let missing = || RegistryError::NotFound { kind: "operator", name: name.to_string(), similar: String::new() };
         let operator = self.registry.operator(name).await?.ok_or_else(missing)?;
         let link = page.link(name.clone(), operator.enrolment).map_err(AuthorityError::Random)?;
         Ok(Some(link))

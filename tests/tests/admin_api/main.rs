@@ -210,7 +210,8 @@ fn is_refused(status: &Status) -> bool {
         || (status.code() == Code::NotFound && status.message().starts_with("tenant"))
 }
 
-const ANYONE: &[&str] = &["Status", "WhoAmI", "ListTenants", "ListCatalogue", "ListOperators", "GetAuditKey", "CreatePageLink"];
+const ANYONE: &[&str] =
+    &["Status", "WhoAmI", "ListTenants", "ListCatalogue", "ListOperators", "GetAuditKey", "CreatePageLink"];
 const FLEET_READS: &[&str] = &["ListNodes", "GetNode", "ListFleetAdminChanges", "ExportFleetAudit", "FollowFleetAudit"];
 const FLEET_WRITES: &[&str] = &[
     "EnrollNode",

@@ -62,14 +62,18 @@ fn the_doctor_of_a_control_planes_file_names_each_fault() {
     control(folder, &[]);
     let well = doctor(folder, &["c.toml"]);
     assert_eq!(well.code, Some(0), "{well:?}");
-    for name in ["configuration", "admin.listen", "distribution.listen", "seal.path", "disk of the store", "open files"] {
+    for name in ["configuration", "admin.listen", "distribution.listen", "seal.path", "disk of the store", "open files"]
+    {
         assert!(well.stdout.contains(&format!("\"{name}\"")), "{name}: {}", well.stdout);
     }
     assert!(!folder.join("store").exists(), "nothing is made");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    control(folder, &[("[distribution]\nlisten = \"127.0.0.1:", &format!("[distribution]\nlisten = \"{address}\" # "))]);
+    control(
+        folder,
+        &[("[distribution]\nlisten = \"127.0.0.1:", &format!("[distribution]\nlisten = \"{address}\" # "))],
+    );
     let in_use = fault(&doctor(folder, &["c.toml"]), "distribution.listen");
     assert!(in_use["detail"].as_str().unwrap().contains(&address), "{in_use}");
     control(folder, &[("[admin]\nlisten = \"127.0.0.1:", "[admin]\nlisten = \"192.0.2.7:")]);

@@ -46,9 +46,18 @@ impl Browser {
     fn new_session(&self) -> String {
         let profile = format!("--user-data-dir={}", self._folder.path().join("profile").display());
         let arguments = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-            "--hide-scrollbars", "--window-size=1280,1100", &profile,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--window-size=1280,1100",
+            &profile,
         ];
         let chromium = program("chromium").display().to_string();
         let capabilities = json!({"capabilities": {"alwaysMatch": {
@@ -121,9 +130,10 @@ impl Browser {
     /// Every address that the browser has asked for since this was last called.
     pub fn requested(&self) -> Vec<String> {
         let entries = self.ask("POST", "se/log", &json!({"type": "performance"}));
-        let events = entries.as_array().unwrap().iter().map(|entry| {
-            serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].clone()
-        });
+        let events =
+            entries.as_array().unwrap().iter().map(|entry| {
+                serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].clone()
+            });
         let sent = events.filter(|event| event["method"] == "Network.requestWillBeSent");
         sent.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
     }
@@ -138,7 +148,8 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // Ends Chromium's processes; the driver is killed after that.
-        let request = format!("DELETE /session/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.session, self.address);
+        let request =
+            format!("DELETE /session/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.session, self.address);
         if let Ok(stream) = std::net::TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) {
             use std::io::{Read as _, Write as _};
             let mut stream = stream;

@@ -56,7 +56,10 @@ fn filled(sandbox: &Sandbox, upstream: &Upstream) {
     let removed = cli.run(&["policy", "delete", "granted-services", "--yes"], "");
     assert_eq!(removed.code, Some(0), "{removed:?}");
     let denied = cli.issue("bot", &["openai"], &[]);
-    assert_eq!(sandbox.get("/api/openai/v1/denied/%3Cscript%3Ewindow.hit=1%3C/script%3E'onload='", &denied.secret).status, 403);
+    assert_eq!(
+        sandbox.get("/api/openai/v1/denied/%3Cscript%3Ewindow.hit=1%3C/script%3E'onload='", &denied.secret).status,
+        403
+    );
     cli.apply_policies("@id(\"reads\") permit (principal, action == Seks::Action::\"GET\", resource);");
     for number in 0..40 {
         assert_eq!(sandbox.get(&format!("/api/openai/v1/models/{number}"), &denied.secret).status, 200);
@@ -100,7 +103,14 @@ fn a_browser_shows_the_fleet_a_tenant_and_why_a_request_was_refused() {
     browser.click("default");
     assert!(browser.text().contains("policy_denied") && browser.text().contains("openai"), "{}", browser.text());
     browser.picture("tenant");
-    for view in ["agents", "tokens", "requests", "agents/bot", "requests?decision=deny", "requests?agent=%22%3E%3Cscript%3Ewindow.hit=1%3C/script%3E"] {
+    for view in [
+        "agents",
+        "tokens",
+        "requests",
+        "agents/bot",
+        "requests?decision=deny",
+        "requests?agent=%22%3E%3Cscript%3Ewindow.hit=1%3C/script%3E",
+    ] {
         browser.open(&format!("{base}t/default/{view}"));
         harmless(view);
         browser.picture(&view.replace(['/', '?', '%'], "-").chars().take(24).collect::<String>());
@@ -128,7 +138,8 @@ fn a_browser_shows_the_fleet_a_tenant_and_why_a_request_was_refused() {
     let wide = browser.script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth");
     assert_eq!(wide, Value::Bool(true), "a narrow window needs no sideways scrolling");
     browser.picture("narrow");
-    let foreign: Vec<String> = browser.requested().into_iter().filter(|url| !url.starts_with(&origin) && !url.starts_with("data:")).collect();
+    let foreign: Vec<String> =
+        browser.requested().into_iter().filter(|url| !url.starts_with(&origin) && !url.starts_with("data:")).collect();
     assert!(foreign.iter().all(|url| url.starts_with("chrome") || url.starts_with("about:")), "{foreign:?}");
     let complaints = browser.complaints();
     assert!(complaints.iter().all(|text| !text.contains("Content Security Policy")), "{complaints:?}");
@@ -152,7 +163,10 @@ fn a_link_opens_once_and_its_session_needs_path_and_cookie() {
     let (address, base, cookie) = open(&url);
     assert_eq!(get(address, &path, "").status, 410, "spent");
     let key = cookie.split(';').next().unwrap();
-    assert!(cookie.contains(&format!("Path={base};")) && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    assert!(
+        cookie.contains(&format!("Path={base};")) && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"),
+        "{cookie}"
+    );
     assert!(!cookie.contains("Domain"), "{cookie}");
     let shown = get(address, &base, &format!("Cookie: other=1; {key}\r\n"));
     assert_eq!(shown.status, 200, "{}", shown.text());
@@ -160,7 +174,13 @@ fn a_link_opens_once_and_its_session_needs_path_and_cookie() {
         assert_eq!(get(address, &base, &headers).status, 403);
     }
     assert_eq!(get(address, "/", &format!("Cookie: {key}\r\n")).status, 403, "the cookie alone is nothing");
-    for header in ["content-security-policy", "x-frame-options", "referrer-policy", "x-content-type-options", "cross-origin-resource-policy"] {
+    for header in [
+        "content-security-policy",
+        "x-frame-options",
+        "referrer-policy",
+        "x-content-type-options",
+        "cross-origin-resource-policy",
+    ] {
         assert!(shown.header(header).is_some(), "{header}: {}", shown.head);
     }
     assert!(shown.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
@@ -184,7 +204,9 @@ fn other_names_other_sites_and_writes_are_refused() {
     let embeds = format!("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n{cookie}");
     assert_eq!(get(address, &base, &embeds).status, 403);
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let request = format!("{method} {base} HTTP/1.1\r\nHost: {address}\r\n{cookie}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {base} HTTP/1.1\r\nHost: {address}\r\n{cookie}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         assert_eq!(raw::exchange(address, request).status, 405, "{method}");
     }
     for path in ["nothing", "t/default/none", "t/../..", "t/default/agents/%ff"] {
@@ -214,7 +236,8 @@ fn an_operator_of_one_tenant_sees_that_tenant_alone_and_nothing_after_it_was_del
     let text = overview.text();
     assert!(text.contains("acme") && !text.contains("globex") && !text.contains("<h2>Nodes"), "{text}");
     assert_eq!(get(address, &format!("{base}t/acme"), &cookie).status, 200);
-    let (hidden, missing) = (get(address, &format!("{base}t/globex"), &cookie), get(address, &format!("{base}t/absent"), &cookie));
+    let (hidden, missing) =
+        (get(address, &format!("{base}t/globex"), &cookie), get(address, &format!("{base}t/absent"), &cookie));
     assert_eq!((hidden.status, missing.status), (404, 404));
     assert_eq!(hidden.text().replace("globex", "absent"), missing.text(), "a hidden tenant is a missing one");
     assert_eq!(get(address, &format!("{base}nodes/dev"), &cookie).status, 403);
@@ -225,7 +248,10 @@ fn an_operator_of_one_tenant_sees_that_tenant_alone_and_nothing_after_it_was_del
 #[cfg_attr(not(has = "curl"), ignore = "needs curl")]
 #[test]
 fn a_replica_has_no_page_unless_told_and_then_only_over_tls() {
-    use seks_tests::{process::{program, run}, sandbox::Options};
+    use seks_tests::{
+        process::{program, run},
+        sandbox::Options,
+    };
     let sandbox = Sandbox::with(Options::planes(""));
     let refused = sandbox.cli().run(&["page"], "");
     assert_eq!(refused.code, Some(5), "{refused:?}");

@@ -62,7 +62,8 @@ fn load<T: DeserializeOwned + Default + 'static>(
 ) -> std::result::Result<T, Check> {
     let failed = |detail: String| Check::failed("configuration", detail).advise("correct the file");
     let config: T = Loader::new().file(Some(path)).process_environment().load().map_err(|error| {
-        let at = if error.key.is_empty() { error.origin.to_string() } else { format!("{}: {}", error.origin, error.key) };
+        let at =
+            if error.key.is_empty() { error.origin.to_string() } else { format!("{}: {}", error.origin, error.key) };
         failed(format!("{at}: {}", error.reason))
     })?;
     check(&config).map_err(|why| failed(format!("{}: {why}", path.display())))?;
@@ -109,8 +110,11 @@ async fn node(path: &Path) -> Vec<Check> {
     let is_running = probes::check_ready(metrics).is_ok();
     let mut found = vec![Check::good("configuration", format!("{}: a node", path.display()))];
     let forward = config.forward_proxy.as_ref().map(|forward| forward.listen);
-    let listeners =
-        [("proxy.listen", Some(config.proxy.listen)), ("forward_proxy.listen", forward), ("telemetry.metrics_listen", Some(metrics))];
+    let listeners = [
+        ("proxy.listen", Some(config.proxy.listen)),
+        ("forward_proxy.listen", forward),
+        ("telemetry.metrics_listen", Some(metrics)),
+    ];
     found.extend(listeners.iter().filter_map(|(key, address)| Some(listener(key, (*address)?, is_running))));
     if let Some(tls) = &config.proxy.tls {
         found.push(certificate("proxy.tls.cert_file", &tls.cert_file));
@@ -118,7 +122,9 @@ async fn node(path: &Path) -> Vec<Check> {
     }
     found.push(identity(&config));
     for endpoint in &config.control.endpoints {
-        found.push(reaches("control plane", endpoint, 8303, "is a replica running there, and is the network open?").await);
+        found.push(
+            reaches("control plane", endpoint, 8303, "is a replica running there, and is the network open?").await,
+        );
     }
     found.extend(directory("node", &config.node.data_dir));
     found.extend(spool(&config));
@@ -283,8 +289,9 @@ fn spool(config: &NodeConfig) -> Option<Check> {
     let detail = format!("{:.1} of {:.0} MiB wait for a control plane", mib(bytes), mib(config.audit.spool_bytes));
     let is_full = bytes as f64 > config.audit.spool_bytes as f64 * SPOOL_WARNING;
     Some(match is_full {
-        true => Check::warning("spool", detail)
-            .advise("is a replica with audit.dir reachable? With audit.mode = \"required\" a full spool refuses requests"),
+        true => Check::warning("spool", detail).advise(
+            "is a replica with audit.dir reachable? With audit.mode = \"required\" a full spool refuses requests",
+        ),
         false => Check::good("spool", detail),
     })
 }

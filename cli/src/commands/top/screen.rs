@@ -11,9 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
-};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,

@@ -49,9 +49,9 @@ pub(super) fn token(record: &wire::Token) -> Bytes {
         requires,
         trust,
         certificate_sha256,
-        shape: _,       // how it looks, for people
-        issued_by: _,   // for people
-        replaced_by: _, // for people
+        shape: _,        // how it looks, for people
+        issued_by: _,    // for people
+        replaced_by: _,  // for people
         last_used_at: _, // only in answers
     } = record.clone();
     let grant = |wire::Grant { service, credential }: wire::Grant| wire::TableGrant {

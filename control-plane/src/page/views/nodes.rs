@@ -74,7 +74,8 @@ pub(super) async fn show(context: &Context<'_>, name: &str) -> Result<Shown, Sta
     let history = wire::AdminChangesRequest { object: node.id.clone(), page_size: 20, ..Default::default() };
     let history = context.reader.list_fleet_admin_changes(history).await?;
     let lag = if node.lag > MUCH_LAG { State::Warning } else { State::Good };
-    let (connection, connected) = if node.connected { ("connected", State::Good) } else { ("not connected", State::Bad) };
+    let (connection, connected) =
+        if node.connected { ("connected", State::Good) } else { ("not connected", State::Bad) };
     let lease_state = if node.lease_remaining_ms == 0 { State::Bad } else { State::Good };
     let lease_left = format!("{:.1} s", node.lease_remaining_ms as f64 / 1000.0);
     let content = html! {

@@ -7,11 +7,7 @@ use tonic::Status;
 use super::{Context, Shown, nodes};
 use crate::page::html::{State, ago, card, panel, path, pill, table};
 
-pub(super) async fn show(
-    context: &Context<'_>,
-    status: &StatusResponse,
-    operator: &Operator,
-) -> Result<Shown, Status> {
+pub(super) async fn show(context: &Context<'_>, status: &StatusResponse, operator: &Operator) -> Result<Shown, Status> {
     let tenants = context.reader.list_tenants(wire::ListTenantsRequest {}).await?.tenants;
     // The fleet is told only to those who have a role in all tenants.
     let sees_fleet = operator.roles.iter().any(|role| role.tenant == "*");

@@ -123,9 +123,8 @@ pub(super) async fn show(context: &Context<'_>, tenant: &str, began_us: u64, id:
         ..Default::default()
     };
     let found = context.reader.records(Whose::Tenant, search, PAGE).await?;
-    let is_it = |entry: &&AuditEntry| {
-        entry.record.as_ref().is_some_and(|record| HEXLOWER.encode(&record.request_id) == id)
-    };
+    let is_it =
+        |entry: &&AuditEntry| entry.record.as_ref().is_some_and(|record| HEXLOWER.encode(&record.request_id) == id);
     let missing = || Status::not_found("no such request in this replica's audit trail");
     let entry = found.entries.iter().find(is_it).ok_or_else(missing)?;
     let record = entry.record.as_ref().ok_or_else(missing)?;

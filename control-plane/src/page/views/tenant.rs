@@ -72,7 +72,11 @@ pub(super) fn services(context: &Context<'_>, tenant: &str, stats: &Stats) -> Ma
             }
         })
         .collect();
-    table(&["service", "#requests", "#refused", "#failed", "#p50 ms", "#p99 ms"], &rows, "No requests in the last hour.")
+    table(
+        &["service", "#requests", "#refused", "#failed", "#p50 ms", "#p99 ms"],
+        &rows,
+        "No requests in the last hour.",
+    )
 }
 
 fn reasons(context: &Context<'_>, tenant: &str, stats: &Stats) -> Markup {
