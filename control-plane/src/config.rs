@@ -124,8 +124,8 @@ pub struct PageConfig {
     pub is_plain: bool,
 }
 
-/// `[admin.tls]`, `[distribution.tls]` and `[page.tls]`: PEM files. Read again within 5 s when they change, and
-/// on `SIGHUP`, so that a renewed certificate is taken up without a restart.
+/// `[admin.tls]`, `[distribution.tls]` and `[page.tls]`: PEM files. Read again within 5 s when they
+/// change, and on `SIGHUP`, so that a renewed certificate is taken up without a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerTlsConfig {

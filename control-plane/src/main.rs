@@ -77,8 +77,8 @@ enum Command {
     /// repeated. With an embedded store the control plane must be stopped meanwhile.
     RotateKek,
     /// Makes a new audit key, to which nodes seal their records from then on. Earlier records stay
-    /// readable. Running replicas take it over within 10 seconds. With an embedded store the control
-    /// plane must be stopped meanwhile. All replicas must have this version.
+    /// readable. Running replicas take it over within 10 seconds. With an embedded store the
+    /// control plane must be stopped meanwhile. All replicas must have this version.
     RotateAuditKey,
     /// Writes all of the store to a new file: envelopes and metadata, of no use without the
     /// key-encryption key. With an embedded store the control plane must be stopped meanwhile.

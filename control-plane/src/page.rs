@@ -136,7 +136,8 @@ impl Page {
         match &request.route {
             Route::Style => response::asset("text/css; charset=utf-8", html::STYLE),
             Route::Icon => response::asset("image/svg+xml", html::ICON),
-            // Browsers and mail scanners load addresses ahead of a click: that must not spend a link.
+            // Browsers and mail scanners load addresses ahead of a click: that must not spend a
+            // link.
             Route::Link(_) if request.method == Method::HEAD || request.is_prefetch => {
                 response::text(StatusCode::SERVICE_UNAVAILABLE, "a link is opened by a click")
             }

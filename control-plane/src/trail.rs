@@ -234,8 +234,8 @@ impl Trail {
         self.0.blocks.public_key().as_bytes().to_vec()
     }
 
-    /// Takes over the audit keys as the store has them. Nodes that hand in records are told of a new
-    /// one.
+    /// Takes over the audit keys as the store has them. Nodes that hand in records are told of a
+    /// new one.
     pub fn replace_keys(&self, keys: AuditKeys) {
         if self.0.blocks.keys().replace(keys) {
             tracing::info!(key = %self.0.blocks.public_key().id(), "audit records are sealed to another key");

@@ -45,7 +45,8 @@ struct DoctorView {
 /// Runs every check.
 ///
 /// # Errors
-/// When stdout can't be written, or the file of `--config` is of no plane. What is wrong is in the output, and in the exit code.
+/// When stdout can't be written, or the file of `--config` is of no plane. What is wrong is in the
+/// output, and in the exit code.
 pub async fn run(global: &Global, args: &DoctorArgs) -> Result<ExitCode> {
     let examined = match &args.config {
         Some(path) => Ok(local::examine(path).await?),

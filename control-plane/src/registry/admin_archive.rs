@@ -78,8 +78,8 @@ pub(super) fn oldest_without_archive(last: u64) -> u64 {
 }
 
 impl Registry {
-    /// Where the changes of `chain` are; `None`: no replica has archived any, and the oldest go when
-    /// there are more than [`KEPT`].
+    /// Where the changes of `chain` are; `None`: no replica has archived any, and the oldest go
+    /// when there are more than [`KEPT`].
     ///
     /// # Errors
     /// Of the store.

@@ -3,9 +3,9 @@
 //!
 //! A tenant has a chain of its own; the fleet's has nodes, operators and refused calls. Two
 //! replicas that write at the same time conflict on the chain's head, and one of them tries again.
-//! The store keeps the newest [`KEPT`] changes of a chain. Where a replica keeps a trail, older ones
-//! leave the store only when they are in an archive ([`super::admin_archive`]); without one they are
-//! removed.
+//! The store keeps the newest [`KEPT`] changes of a chain. Where a replica keeps a trail, older
+//! ones leave the store only when they are in an archive ([`super::admin_archive`]); without one
+//! they are removed.
 
 mod object;
 

@@ -133,7 +133,8 @@ fn a_newcomer_without_rust_installs_and_sees_the_demo_in_ten_seconds() {
     release(directory.path());
     let machine = Machine::boot(&[], directory.path());
     assert_eq!(machine.run("command -v cargo rustc").stdout, "");
-    // Processor time, because a loaded machine's clock measures the others. What is waited for besides is no sleep.
+    // Processor time, because a loaded machine's clock measures the others. What is waited for
+    // besides is no sleep.
     let printed = machine.output("sh /mnt/install.sh --from /mnt; times");
     assert!(printed.contains("installed seks 0.1.0"), "{printed}");
     let installing = printed.lines().last().map(seconds_of_times).unwrap();

@@ -1,6 +1,6 @@
 //! A line for each request, on stderr: what happened to it, why, and how long it took. The lines
-//! come from the audit trail, so they hold no secret. Under load most requests have no line, and are
-//! counted instead.
+//! come from the audit trail, so they hold no secret. Under load most requests have no line, and
+//! are counted instead.
 
 use std::{
     io::IsTerminal as _,

@@ -222,8 +222,8 @@ impl Archive {
         Ok(Writer { number, file, key, batches: 0 })
     }
 
-    /// Calls `each` with the changes of `chain` below the sequence `before`, the newest first, until
-    /// it returns `false`.
+    /// Calls `each` with the changes of `chain` below the sequence `before`, the newest first,
+    /// until it returns `false`.
     ///
     /// # Errors
     /// Of the file system. A file that was changed has no changes.

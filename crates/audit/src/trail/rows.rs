@@ -310,7 +310,8 @@ impl KnownShapes {
 
 /// Reads a record's fields into `read`. `false`: it does not come back byte for byte from them.
 ///
-/// A varint that is longer than needed is the only thing that a reader forgets, so the lengths tell.
+/// A varint that is longer than needed is the only thing that a reader forgets, so the lengths
+/// tell.
 fn read_canonical<'a>(record: &'a [u8], read: &mut Vec<(u32, Value<'a>)>) -> bool {
     read.clear();
     let mut length = 0;
