@@ -36,7 +36,6 @@ mod unknown_entities;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use seks_network::address::DialGuard;
 use seks_proto::wire::{self, admin_server};
 use seks_runtime::telemetry::Telemetry;
 use seks_types::id::TenantName;
@@ -56,6 +55,7 @@ use self::{
 use crate::{
     authority::Authority,
     distribution::Distribution,
+    mint::Reach,
     page_sessions::PageSessions,
     policy_workers::{PolicyRun, PolicyWorkers, Requester},
     registry::{PageRequest, Registry},
@@ -97,8 +97,8 @@ pub struct Parts {
     pub replica: String,
     /// Links to its page and their sessions; `None`: it has no page.
     pub page: Option<Arc<PageSessions>>,
-    /// What token endpoints may be dialled.
-    pub guard: Arc<DialGuard>,
+    /// What token endpoints and references may reach.
+    pub reach: Reach,
     /// Where this process writes, and what for.
     pub disks: Vec<(&'static str, PathBuf)>,
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 pub use crate::{
     authority::{AuthorityConfig, MeshConfig},
+    mint::SourcesConfig,
     registry::QuotaConfig,
     trail::TrailConfig,
 };
@@ -33,6 +34,8 @@ pub struct Config {
     pub audit: TrailConfig,
     /// How token endpoints of minted credentials are reached.
     pub upstream: UpstreamConfig,
+    /// What references to secrets may read on this machine.
+    pub sources: SourcesConfig,
     /// The private networks of each new tenant, and of those that have none at the start:
     /// `seks dev` alone says any.
     #[serde(skip)]

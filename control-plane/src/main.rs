@@ -28,6 +28,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 const EXAMPLES: &str = "\
 Examples:
   seks-control-plane create-kek --out /etc/seks/kek
+  seks-control-plane --config /etc/seks/control-plane.toml create-kek --wrapped --out /etc/seks/kek.wrapped
   seks-control-plane --config /etc/seks/control-plane.toml
   seks-control-plane --config /etc/seks/control-plane.toml --check-config
   seks-control-plane --config control-plane.toml bootstrap-operator --name root --out ~/.config/seks
@@ -72,6 +73,10 @@ enum Command {
         /// The file.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Has the key service of the configuration's `[seal]` wrap the key: the file is of no use
+        /// without the service. `[seal] path` need not exist yet.
+        #[arg(long)]
+        wrapped: bool,
     },
     /// Re-wraps every sealed record under the active key-encryption key. Can be interrupted and
     /// repeated. With an embedded store the control plane must be stopped meanwhile.
@@ -149,7 +154,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     alloc::keep_memory_small();
     descriptors::require().map_err(|e| Failure::usage(&e))?;
     let file = arguments.config.as_ref().map(|path| path.display().to_string());
-    if let Some(Command::CreateKek { out }) = &arguments.command {
+    if let Some(Command::CreateKek { out, wrapped: false }) = &arguments.command {
         return tools::create_kek(out); // needs no configuration: there may be none yet
     }
     let config = load(&arguments)?;
@@ -175,6 +180,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             runtime.block_on(tools::backup::accept_rollback(&config, &reason)).map_err(located)
         }
         Some(Command::RotateAuditKey) => runtime.block_on(tools::rotate_audit_key(&config)).map_err(located),
+        Some(Command::CreateKek { out, wrapped: true }) => {
+            runtime.block_on(tools::create_wrapped_kek(&config, &out)).map_err(located)
+        }
         Some(Command::RotateKek) => runtime.block_on(tools::rotate_kek(&config)).map_err(located),
         None | Some(Command::Serve | Command::CreateKek { .. }) => {
             runtime.block_on(serve(config, arguments.config.clone(), sources)).map_err(located)
@@ -240,7 +248,7 @@ async fn serve(config: Config, file: Option<PathBuf>, sources: Loader) -> Result
     if !telemetry.shutdown(FLUSH).await {
         tracing::warn!("the collector did not take the last spans in time");
     }
-    failed.map_or(Ok(()), |why| Err(StartError::from(why).into()))
+    failed.map_or(Ok(()), |why| Err(why.into()))
 }
 
 /// What ends the process: one line, and its code.

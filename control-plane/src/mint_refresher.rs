@@ -6,7 +6,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use prometheus::{IntCounterVec, IntGauge, Opts, core::Collector};
-use seks_network::address::{DialGuard, DialRules};
 use seks_runtime::telemetry::Telemetry;
 use seks_types::id::{CredentialName, NameError, OperatorName, TenantName};
 use tokio::{task::JoinSet, time::sleep};
@@ -15,7 +14,7 @@ use tracing::{Instrument as _, field};
 
 use crate::{
     clock::unix_now,
-    mint::{EXCHANGE, MintError, Minted, mint_from},
+    mint::{EXCHANGE, MintError, Minted, Reach, mint_from},
     registry::{Claim, MintTimes, Registry, RegistryError},
     store::{Key, WatchEvent, Write},
 };
@@ -48,7 +47,7 @@ pub struct Refresher {
     registry: Arc<Registry>,
     telemetry: Telemetry,
     replica: String,
-    guard: Arc<DialGuard>,
+    reach: Reach,
     by: OperatorName,
     outcomes: IntCounterVec,
     failing: IntGauge,
@@ -64,7 +63,7 @@ impl Refresher {
         registry: Arc<Registry>,
         telemetry: Telemetry,
         replica: String,
-        guard: Arc<DialGuard>,
+        reach: Reach,
     ) -> Result<Self, RefresherError> {
         let mut number = [0; 4];
         getrandom::fill(&mut number).map_err(RefresherError::Random)?;
@@ -78,7 +77,7 @@ impl Refresher {
             registry,
             telemetry,
             replica,
-            guard,
+            reach,
             by: OperatorName::try_from("refresher")?,
             outcomes,
             failing: IntGauge::new("seks_mint_failing", "Minted credentials whose last refresh has failed.")?,
@@ -202,8 +201,8 @@ impl Refresher {
     }
 
     async fn mint(&self, claim: &Claim) -> Result<Minted, MintError> {
-        let rules = DialRules { guard: self.guard.clone(), tenant_networks: claim.networks.clone() };
-        mint_from(&claim.kind, &claim.secret, rules).await
+        let access = self.reach.of(&claim.tenant, claim.networks.clone(), claim.has_several_fields);
+        mint_from(&claim.kind, &claim.secret, &access).await
     }
 
     /// Writes until it is written: a rotated secret has no other copy.

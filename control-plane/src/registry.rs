@@ -61,7 +61,7 @@ pub use self::{
 use self::{change::Change, quota::Quotas, record::Stored};
 pub(crate) use self::{
     error::plural,
-    mint::{Claim, MintTimes},
+    mint::{Claim, MintTimes, Mintable},
     policy::{check_file as check_policies, check_length as check_policy_length},
 };
 use crate::{

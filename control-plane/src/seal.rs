@@ -10,6 +10,8 @@ mod cache;
 mod canary;
 mod config;
 pub mod envelope;
+mod key_service;
+mod key_watch;
 mod local;
 pub mod provider;
 mod record_mac;
@@ -32,6 +34,8 @@ use self::{
 };
 pub use self::{
     config::{SealConfig, SealKind},
+    key_service::{AwsKmsConfig, TransitConfig},
+    key_watch::KeyWatch,
     provider::{KekId, KekProvider},
 };
 use crate::store::{Key, StoreError};
@@ -195,6 +199,19 @@ pub enum SealError {
     /// The key service can't be asked, or doesn't answer. Nothing was written.
     #[error("the key service is not available: {0}")]
     KekUnavailable(String),
+    /// The key service doesn't permit the key any more.
+    #[error("the key service refuses the key-encryption key: {0}")]
+    KekRefused(String),
+    /// The file was written for another kind of key service.
+    #[error("key file `{path}` is wrapped by `{kind}`, and seal.kind is `{configured}`")]
+    WrappedElsewhere {
+        /// Which.
+        path: String,
+        /// The kind in the file.
+        kind: String,
+        /// The kind in the configuration.
+        configured: String,
+    },
     /// The bytes are not an envelope of this version of SEKS.
     #[error("not an envelope: {0}")]
     Malformed(&'static str),
@@ -217,7 +234,7 @@ impl SealError {
     pub fn config_key(&self) -> Option<&'static str> {
         match self {
             Self::Config { .. } => Some(""),
-            Self::KeyFile { .. } | Self::KeyExposed { .. } => Some("seal.path"),
+            Self::KeyFile { .. } | Self::KeyExposed { .. } | Self::WrappedElsewhere { .. } => Some("seal.path"),
             Self::KeyVariable(_) => Some("seal.variable"),
             Self::KeyFormat { key, .. } => Some(key),
             _ => None,
@@ -238,19 +255,45 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Reads the KEKs that `config` names.
+    /// Reads the KEKs that `config` names. A key service unwraps them, where it names one.
     ///
     /// # Errors
-    /// A missing, malformed, all-zero or world-readable key; the error never holds it.
+    /// As [`load`](Self::load); [`SealError::KekUnavailable`] and [`SealError::KekRefused`].
+    pub async fn from_config(config: &SealConfig) -> Result<Self, SealError> {
+        if !config.kind.is_wrapped() {
+            return Self::load(config);
+        }
+        config.check()?;
+        let (active, older) = key_service::load(config).await?;
+        let older = older.into_iter().map(|kek| Arc::new(kek) as Arc<dyn KekProvider>);
+        Ok(Self::with_keys(Arc::new(active), older.collect()))
+    }
+
+    /// Makes a KEK, has the key service of `config` wrap it, and writes it to a new file.
+    ///
+    /// # Errors
+    /// As [`from_config`](Self::from_config); when the file exists already or can't be written.
+    pub async fn create_wrapped_file(config: &SealConfig, path: &Path) -> Result<(), SealError> {
+        key_service::create_file(config, path).await
+    }
+
+    /// Reads the KEKs that `config` names, without a key service.
+    ///
+    /// # Errors
+    /// [`SealError::Config`] when a key service is needed. A missing, malformed, all-zero or
+    /// world-readable key; the error never holds it.
     pub fn load(config: &SealConfig) -> Result<Self, SealError> {
         config.check()?;
         let read = |origin: &str| match config.kind {
-            SealKind::File => LocalKek::from_file(Path::new(origin)),
             SealKind::Env => LocalKek::from_env(origin),
+            _ => LocalKek::from_file(Path::new(origin)),
         };
         let active = match config.kind {
             SealKind::File => LocalKek::from_file(&config.path)?,
             SealKind::Env => LocalKek::from_env(&config.variable)?,
+            SealKind::VaultTransit | SealKind::AwsKms => {
+                return Err(SealError::Config { key: "kind", reason: "needs a key service, which is not asked here" });
+            }
         };
         let older = config.older.iter().map(|origin| Ok(Arc::new(read(origin)?) as Arc<dyn KekProvider>));
         Ok(Self::with_keys(Arc::new(active), older.collect::<Result<_, SealError>>()?))

@@ -39,16 +39,17 @@ use crate::{
     authority::Authority,
     config::{Config, ListenerTlsConfig},
     distribution::{Distribution, DistributionOptions},
-    epoch::WentBack,
     http2_limits::{
         CONCURRENT_STREAMS, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
         STREAM_WINDOW_BYTES,
     },
+    mint::Reach,
     mint_refresher::Refresher,
     node_api::enrolment::Enrolment,
     page_sessions::PageSessions,
     policy_workers::PolicyWorkers,
     registry::{Admission, JoinToken, Registry, RegistryError, fresh_enrolment},
+    seal::KeyWatch,
     store::Store,
     telemetry::{Metrics, Readiness},
     trust_refresher::TrustRefresher,
@@ -69,6 +70,8 @@ pub struct ControlPlane {
     authority: Arc<Authority>,
     registry: Arc<Registry>,
     distribution: Distribution,
+    /// Where a key service wraps the KEK.
+    key_watch: Option<KeyWatch>,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
     tasks: TaskTracker,
@@ -87,6 +90,7 @@ impl ControlPlane {
         let options = distribution_options(&config);
         options.check()?; // before anything is written
         page::check(&config.page)?;
+        config.sources.check().map_err(StartError::Sources)?;
         let runtimes = Runtimes::start().map_err(StartError::Threads)?;
         let served = run_on(runtimes.distribution(), {
             let config = config.clone();
@@ -117,6 +121,7 @@ impl ControlPlane {
         distribution_options(config).check()?;
         page::check(&config.page)?;
         config.seal.check().map_err(StartError::Seal)?;
+        config.sources.check().map_err(StartError::Sources)?;
         crate::store::check(&config.store).map_err(StartError::Store)?;
         if let Some(trail) = config.trail() {
             trail.check()?;
@@ -133,9 +138,13 @@ impl ControlPlane {
         runtimes: Runtimes,
     ) -> Result<Self, StartError> {
         let metrics = metrics_of(&distribution, records)?;
+        let key_watch = KeyWatch::new(&config.seal).map_err(StartError::Seal)?;
+        metrics.add(key_watch.as_ref().map(KeyWatch::collectors).unwrap_or_default())?;
         let guard = dial_guard(config).await;
-        let (name, dials) = (replica.clone(), Arc::clone(&guard));
-        let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), name, dials)?);
+        let sources = Arc::new(config.sources.clone());
+        let reach = || Reach { guard: Arc::clone(&guard), sources: Arc::clone(&sources) };
+        let refresher = Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone(), reach())?;
+        let refresher = Arc::new(refresher);
         metrics.add(refresher.collectors())?;
         metrics.certificate("ca", authority.certificate());
         let trust_refresher = Arc::new(TrustRefresher::new(Arc::clone(registry), Arc::clone(&guard))?);
@@ -155,6 +164,7 @@ impl ControlPlane {
             authority: Arc::clone(authority),
             registry: Arc::clone(registry),
             distribution: distribution.clone(),
+            key_watch,
             servers: Vec::new(),
             tasks: TaskTracker::new(),
             _stop_when_dropped: stop.clone().drop_guard(),
@@ -179,7 +189,7 @@ impl ControlPlane {
             proxy_url: config.admin.proxy_url.clone(),
             replica,
             page: plane.page.clone(),
-            guard,
+            reach: reach(),
             disks: config.disks(),
         };
         let admin = Admin::new(parts);
@@ -335,8 +345,17 @@ impl ControlPlane {
 
     /// Why it can't go on: waits until it can't. It serves nothing more from then on, and should be
     /// shut down.
-    pub async fn failed(&self) -> WentBack {
-        self.distribution.failed().await
+    pub async fn failed(&self) -> StartError {
+        let refused = async {
+            match &self.key_watch {
+                Some(watch) => watch.refused().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            why = self.distribution.failed() => why.into(),
+            why = refused => StartError::Seal(why),
+        }
     }
 
     /// Makes the first operator, an owner of everything; `None` when there is an operator already.

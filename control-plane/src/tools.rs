@@ -8,7 +8,7 @@ use std::{io::Write as _, path::Path};
 use seks_control_plane::{
     Components, Config,
     authority::audit_key,
-    seal::{Sealer, rotate},
+    seal::{SealError, Sealer, rotate},
 };
 use seks_runtime::Exit;
 
@@ -27,6 +27,21 @@ pub(crate) async fn rotate_audit_key(config: &Config) -> Result<(), Failure> {
     let (new, before) = rotated.map_err(|e| Failure::new(Exit::Failed, &e))?;
     let line = format!("audit records are sealed to key {new} now; key {before} is kept for what is sealed to it\n");
     std::io::stdout().write_all(line.as_bytes()).map_err(|e| Failure::new(Exit::Failed, &e))
+}
+
+/// Makes a key-encryption key that the key service of the configuration wraps.
+pub(crate) async fn create_wrapped_kek(config: &Config, out: &Path) -> Result<(), Failure> {
+    config.seal.check().map_err(|e| Failure::usage(&e))?;
+    Sealer::create_wrapped_file(&config.seal, out).await.map_err(|e| seal_failure("", &e))
+}
+
+/// A key service that is away is no error of the configuration.
+fn seal_failure(what: &str, error: &SealError) -> Failure {
+    let exit = match error {
+        SealError::KekUnavailable(_) | SealError::KekRefused(_) => Exit::Failed,
+        _ => Exit::Usage,
+    };
+    Failure::new(exit, &format!("{what}{error}"))
 }
 
 /// Re-wraps every sealed record under the active key-encryption key, and says what came of it on

@@ -208,6 +208,6 @@ pub(crate) async fn fetch(
         MintError::Refused { status, .. } => {
             RegistryError::conflict(format!("the issuer answered {status}"), "give its keys by --jwks-file")
         }
-        MintError::Invalid(what) => RegistryError::invalid("issuer", what),
+        MintError::Source { text: what, .. } | MintError::Invalid(what) => RegistryError::invalid("issuer", what),
     })
 }

@@ -29,7 +29,7 @@ Examples:
   seks apply -f tenant/ --prune            every .yaml, .toml, .json and .cedar file in the folder
 
 A file has the keys `services`, `agents`, `policies` and `credentials`, all optional. Credentials are references
-without secrets. With `revision`, as `seks export` writes it, an object that was changed since is a conflict (exit code 5).
+without secrets, and `source: {kind: file, path: openai.key}` says where one is read from. With `revision`, as `seks export` writes it, an object that was changed since is a conflict (exit code 5).
 What is changed is written at once if it fits into one transaction. Repeating an interrupted apply finishes it.";
 
 /// Where the files are, and what may be done.

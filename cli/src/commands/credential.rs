@@ -1,15 +1,18 @@
 //! `seks credential`: real secrets. They are stored and never shown again.
 
+mod source;
+
 use clap::Subcommand;
 use seks_proto::wire::{self, admin_client::AdminClient};
 use serde::Serialize;
 use tonic::transport::Channel;
 
+use self::source::Source;
 use super::change::{self, WaitArgs};
 use crate::{
     client::Client,
     confirm::Confirm,
-    error::Result,
+    error::{CliError, Result},
     global::Global,
     listing::{self, ListArgs},
     output::{Output, View, notice, rfc3339_or_null},
@@ -36,10 +39,20 @@ With --mint the secret never leaves the control plane. It mints short-lived toke
   service-account  Google's key file with a \"scope\" added, and \"subject\"
   github-app       {\"app_id\",\"installation_id\",\"private_key\"} and \"repositories\", \"permissions\", \"api_url\"
 
-With --mint vault-kv the secret stays in Vault or OpenBao (KV version 2), and only a reference is stored. It is read every 5 minutes, and
-when an upstream rejects it. What is unchanged makes no new version:
-  vault-kv         {\"address\",\"path\"}, \"token\" or \"role_id\" with \"secret_id\", and \"mount\", \"field\", \"auth_mount\",
-                   \"namespace\", \"refresh_seconds\"")]
+With --source the secret stays where it is, and only a reference is stored. It is read every 5 minutes (\"refresh_seconds\"), and when an
+upstream rejects it. What is unchanged makes no new version. \"field\" names a key of a JSON object:
+  seks credential put openai-key --service openai --source file:openai.key
+  seks credential put openai-key --service openai --source command:op-read:op://team/openai/key
+  seks credential put openai-key --service openai --source vault-kv --from-file reference.json
+
+  file                 PATH below `[sources] file_dir`/TENANT of the control plane
+  command              NAME[:ARGUMENT] of a `[[sources.command]]` of the control plane
+  vault-kv             Vault or OpenBao, KV version 2: {\"address\",\"path\"}, \"token\", \"role_id\" with \"secret_id\", or
+                       \"login\":\"kubernetes\", and \"mount\", \"field\", \"auth_mount\", \"namespace\"
+  aws-secrets-manager  {\"region\",\"secret_name\",\"access_key_id\",\"secret_access_key\"} and \"session_token\", \"field\",
+                       \"version_stage\", \"endpoint\"
+  gcp-secret-manager   {\"name\":\"projects/P/secrets/S\",\"service_account\":KEY_FILE} and \"field\", \"api_url\"
+  1password-connect    {\"address\",\"token\",\"vault\",\"item\"} and \"field\"")]
     Put {
         /// 1 to 63 of a-z, 0-9 and `-`
         name: String,
@@ -49,6 +62,9 @@ when an upstream rejects it. What is unchanged makes no new version:
         /// Mint tokens from the secret by this method
         #[arg(long, value_name = "KIND", value_parser = ["oauth2-refresh", "oauth2-client", "service-account", "github-app", "vault-kv"])]
         mint: Option<String>,
+        /// Read the secret from this source, and read it again on a schedule
+        #[arg(long, value_name = "KIND[:WHERE]", conflicts_with = "mint")]
+        source: Option<String>,
         /// Assign it to this pool: only nodes of the pool may hold it (repeatable) [default: as it
         /// was; when it is new, every node]
         #[arg(id = "pool", long = "pool", value_name = "NAME")]
@@ -173,6 +189,9 @@ struct CredentialView {
 #[derive(Serialize)]
 struct MintView {
     kind: String,
+    /// Of a reference: where the secret is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<serde_json::Value>,
     expires_at: Option<String>,
     refresh_at: Option<String>,
     refreshed_at: Option<String>,
@@ -185,6 +204,7 @@ impl From<wire::Mint> for MintView {
     fn from(m: wire::Mint) -> Self {
         Self {
             kind: m.kind,
+            source: serde_json::from_str(&m.reference).ok(),
             expires_at: rfc3339_or_null(m.expires_at),
             refresh_at: rfc3339_or_null(m.refresh_at),
             refreshed_at: rfc3339_or_null(m.refreshed_at),
@@ -199,7 +219,9 @@ impl MintView {
     fn state(&self) -> String {
         let expires = self.expires_at.as_deref().unwrap_or("?");
         match (&self.failing_since, &self.error) {
+            (Some(since), Some(error)) if self.source.is_some() => format!("FAILING since {since}: {error}"),
             (Some(since), Some(error)) => format!("FAILING since {since}: {error}; expires {expires}"),
+            _ if self.source.is_some() => format!("from {}", self.kind),
             _ => format!("{}, expires {expires}", self.kind),
         }
     }
@@ -298,13 +320,23 @@ impl View for HolderView {
 pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
-        Verb::Put { name, service, mint, pools, input, wait_args } => {
+        Verb::Put { name, service, mint, source, pools, input, wait_args } => {
+            let source = source.as_deref().map(Source::parse).transpose()?;
+            if let Some(Source { reference: Some(_), .. }) = &source
+                && (input.from_stdin || input.from_file.is_some())
+            {
+                return Err(CliError::usage(
+                    "--source",
+                    "says where the secret is already: leave out --from-stdin and --from-file",
+                ));
+            }
             let client = global.connect().await?; // before the prompt: an unreachable control plane fails first
             let request = wire::PutCredentialRequest {
                 tenant: client.tenant(),
                 name,
                 service,
-                mint: mint.unwrap_or_default(),
+                mint: mint.or(source.as_ref().map(|source| source.kind.clone())).unwrap_or_default(),
+                secret: source.and_then(|source| source.reference).unwrap_or_default().into_bytes(),
                 pools,
                 wait: Some(client.wait(wait_args.no_wait)),
                 ..Default::default()
@@ -394,8 +426,11 @@ async fn put(
     wait_args: WaitArgs,
 ) -> Result<()> {
     let what = format!("credential `{}`", request.name);
-    let secret = input.read(&format!("Secret for `{}` (not shown): ", request.service))?;
-    let request = wire::PutCredentialRequest { secret: for_the_wire(&secret), ..request };
+    let secret = match request.secret.as_slice() {
+        [] => for_the_wire(&input.read(&format!("Secret for `{}` (not shown): ", request.service))?),
+        _ => Vec::new(), // a reference that is an argument
+    };
+    let request = if secret.is_empty() { request } else { wire::PutCredentialRequest { secret, ..request } };
     let response = client.change(&what, client.rpc().put_credential(request)).await?;
     let view = CredentialView::from(response.credential.unwrap_or_default());
     warn_without_holders(client, &what, &view).await;

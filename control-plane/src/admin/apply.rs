@@ -1,11 +1,13 @@
 //! `seks apply`: a tenant becomes what a file says.
 
 mod reach;
+mod sources;
 
 use seks_proto::wire::{ApplyTenantRequest, ApplyTenantResponse, Role, TenantChange};
 use seks_service::{is_internal, is_reserved_name};
-use seks_types::id::TenantName;
+use seks_types::id::{OperatorName, TenantName};
 
+use self::sources::ChangedSource;
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem, unknown_entities::unknown_entities};
 use crate::registry::{Action, Desired, ObjectChange, ObjectKind, Outcome, RegistryError};
 
@@ -28,6 +30,7 @@ pub(super) async fn apply(admin: &Admin, caller: &Caller, message: ApplyTenantRe
     for service in desired.services.iter().filter(|service| is_reserved_name(&service.name)) {
         super::service::check_name(admin, service).await?;
     }
+    let sources = sources::changed(admin, &tenant, &desired.credentials).await?;
     let mut outcome = admin.registry().apply_desired(&tenant, &desired, &run).await?;
     let mut warnings = std::mem::take(&mut outcome.warnings);
     for (source, text) in &desired.policies {
@@ -38,13 +41,20 @@ pub(super) async fn apply(admin: &Admin, caller: &Caller, message: ApplyTenantRe
         warnings.extend(unknown.map(|warning| format!("{source}: {warning}")));
     }
     let mut revision = outcome.revision;
-    let changes: Vec<TenantChange> = outcome.changes.drain(..).map(to_wire).collect();
+    let mut changes: Vec<TenantChange> = outcome.changes.drain(..).map(to_wire).collect();
+    changes.extend(sources.iter().map(ChangedSource::to_wire));
     let has_services = changes.iter().any(|change| change.kind == "service");
     if has_services
         && !is_dry_run
         && let Some(later) = admin.refresh_tenant_ca(tenant.as_str()).await
     {
         revision = revision.max(later);
+    }
+    if !is_dry_run {
+        let by: OperatorName = name("operator", &caller.operator().name)?;
+        for source in &sources {
+            revision = revision.max(source.put(admin, &by).await?);
+        }
     }
     let (before, after) = (outcome.before, outcome.after);
     let reach = run.run(move || reach::added(&before, &after)).await.map_err(RegistryError::from)?;

@@ -1,6 +1,5 @@
 //! Credentials: in, never out.
 
-use seks_network::address::DialRules;
 use seks_proto::wire::{
     AssignCredentialRequest, ChangeResponse, Credential, CredentialResponse, DeleteRequest, ListCredentialsResponse,
     ListNodesResponse, ListRequest, NameRequest, Node, PutCredentialRequest, RebindCredentialRequest,
@@ -8,7 +7,7 @@ use seks_proto::wire::{
 };
 use seks_service::{EXCHANGE, INTERCEPTION};
 use seks_types::{
-    id::{OperatorName, PoolName, ServiceName},
+    id::{CredentialName, OperatorName, PoolName, ServiceName, TenantName},
     secret::Secret,
 };
 
@@ -18,7 +17,11 @@ use super::{
     parse::{name, names},
     problem::Problem,
 };
-use crate::{mint, registry::RegistryError};
+use crate::{
+    mint,
+    registry::{Mintable, RegistryError},
+    store::Revision,
+};
 
 pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRequest) -> Answer<CredentialResponse> {
     let secret = Secret::new(message.secret);
@@ -33,10 +36,7 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
         admin.registry().put_credential(&tenant, &credential, &service, &secret, &pools, &by).await?
     } else {
         let of = (&tenant, &credential, &service);
-        let given = admin.registry().mintable(&tenant, &service).await?;
-        let rules = DialRules { guard: admin.0.guard.clone(), tenant_networks: given };
-        let minted = mint::mint_from(&message.mint, &secret, rules).await.map_err(RegistryError::from)?;
-        admin.registry().put_minted(of, &message.mint, &secret, &minted, &pools, &by).await?
+        put_fetched(admin, of, &message.mint, &secret, (&pools, &by)).await?
     };
     drop(secret); // not held while waiting
     if service.as_str() == INTERCEPTION
@@ -45,6 +45,21 @@ pub(super) async fn put(admin: &Admin, caller: &Caller, message: PutCredentialRe
         revision = later;
     }
     Ok(CredentialResponse { credential: Some(credential), enforcement: admin.enforced(revision, message.wait).await })
+}
+
+/// Fetches the first token or secret, and stores it with what it is fetched by.
+pub(super) async fn put_fetched(
+    admin: &Admin,
+    of: (&TenantName, &CredentialName, &ServiceName),
+    kind: &str,
+    secret: &Secret,
+    (pools, by): (&[PoolName], &OperatorName),
+) -> Answer<(Credential, Revision)> {
+    let (tenant, _, service) = of;
+    let Mintable { networks, has_several_fields } = admin.registry().mintable(tenant, service, kind).await?;
+    let access = admin.0.reach.of(tenant, networks, has_several_fields);
+    let minted = mint::mint_from(kind, secret, &access).await.map_err(RegistryError::from)?;
+    Ok(admin.registry().put_minted(of, kind, secret, &minted, pools, by).await?)
 }
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListCredentialsResponse> {

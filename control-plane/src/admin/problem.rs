@@ -76,6 +76,11 @@ impl Problem {
         self.with("hint", hint)
     }
 
+    /// The same, with what it is about in front of the message.
+    pub(super) fn about(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
     fn with(mut self, key: &str, value: impl Into<String>) -> Self {
         let value = value.into();
         if !value.is_empty() && self.metadata.len() < DETAILS {
@@ -214,7 +219,7 @@ impl From<RegistryError> for Problem {
             E::Store(error) => error.into(),
             E::Mint(MintError::Invalid(reason)) => Self::invalid("secret", reason),
             E::Mint(_) => Self::new(Code::FailedPrecondition, "NOT_MINTED", message)
-                .hint("nothing was stored: a token is minted first, to see that it works"),
+                .hint("nothing was stored: the token or secret is fetched first, to see that it works"),
             E::Seal(error) => error.into(),
             E::Corrupt { .. } | E::Random(_) => Self::internal(&message),
         }

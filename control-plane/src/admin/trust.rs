@@ -41,7 +41,7 @@ pub(super) async fn create(admin: &Admin, caller: &Caller, message: CreateTrustR
     }
     trust.jwks = match trust.static_keys {
         true => canonical(&given.jwks)?,
-        false => fetch(admin.registry(), &admin.0.guard, &tenant, &trust).await?,
+        false => fetch(admin.registry(), &admin.0.reach.guard, &tenant, &trust).await?,
     };
     let new = NewTrust { trust, grants: grants(&message.grants)?, cidrs: message.cidrs, by: operator(caller)? };
     let (trust, revision) = admin.registry().create_trust(&tenant, new).await?;
@@ -65,7 +65,7 @@ pub(super) async fn update(admin: &Admin, _: &Caller, message: UpdateTrustReques
         ("", true) if message.refresh_keys => {
             return Err(Problem::invalid("refresh_keys", "the trust's keys are given by --jwks-file, and not fetched"));
         }
-        ("", _) if message.refresh_keys => fetch(admin.registry(), &admin.0.guard, &tenant, &known).await?,
+        ("", _) if message.refresh_keys => fetch(admin.registry(), &admin.0.reach.guard, &tenant, &known).await?,
         ("", _) => String::new(),
         (_, false) => return Err(Problem::invalid("jwks", "the trust's keys are fetched from its issuer")),
         (jwks, true) => canonical(jwks)?,

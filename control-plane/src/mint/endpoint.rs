@@ -1,4 +1,5 @@
-//! The only outgoing connection of the control plane: a request to a token endpoint or to Vault.
+//! The only outgoing connection of the control plane: a request to a token endpoint or to a store
+//! of secrets.
 //! The name is resolved once, every address is checked, and one of them is dialled. TLS is verified
 //! before a byte is sent. Redirects are not followed, and proxies of the environment are not used.
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use seks_network::{address::DialRules, resolve::resolve};
@@ -24,7 +26,7 @@ pub(crate) const EXCHANGE: Duration = Duration::from_secs(20);
 const MOST: usize = 64 * 1024;
 
 /// A checked token endpoint.
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     upstream: Upstream,
     path: String,
     url: String,
@@ -34,37 +36,37 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn parse(url: &str, rules: DialRules) -> Result<Self, MintError> {
+    pub(crate) fn parse(url: &str, rules: DialRules) -> Result<Self, MintError> {
         let (upstream, path) = origin(url, !rules.tenant_networks.is_empty())?;
         Ok(Self { upstream, path, url: url.to_owned(), rules, roots: String::new() })
     }
 
     /// The same, whose server is verified by these roots.
-    pub(super) fn with_roots(self, roots: &str) -> Self {
+    pub(crate) fn with_roots(self, roots: &str) -> Self {
         Self { roots: roots.to_owned(), ..self }
     }
 
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    pub(super) fn host(&self) -> Result<HeaderValue, MintError> {
+    pub(crate) fn host(&self) -> Result<HeaderValue, MintError> {
         self.upstream.host_header().map_err(|_| MintError::Invalid("the token endpoint is no URL".into()))
     }
 
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// The head of a POST.
-    pub(super) fn post(&self, content_type: &'static str) -> Result<HeaderMap, MintError> {
+    pub(crate) fn post(&self, content_type: &'static str) -> Result<HeaderMap, MintError> {
         let mut headers = self.head()?;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(headers)
     }
 
     /// The head of any request.
-    pub(super) fn head(&self) -> Result<HeaderMap, MintError> {
+    pub(crate) fn head(&self) -> Result<HeaderMap, MintError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, self.host()?);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -73,35 +75,46 @@ impl Endpoint {
     }
 
     /// A GET.
-    pub(super) fn get(&self, headers: HeaderMap) -> Result<Request<Bytes>, MintError> {
+    pub(crate) fn get(&self, headers: HeaderMap) -> Result<Request<Bytes>, MintError> {
         let mut request = self.request(headers, String::new())?;
         *request.method_mut() = Method::GET;
         Ok(request)
     }
 
-    pub(super) fn request(&self, headers: HeaderMap, body: String) -> Result<Request<Bytes>, MintError> {
+    pub(crate) fn request(&self, headers: HeaderMap, body: String) -> Result<Request<Bytes>, MintError> {
         let request = Request::builder().method(Method::POST).uri(&self.path).body(Bytes::from(body));
         let mut request = request.map_err(|_| MintError::Invalid("the token endpoint is no URL".into()))?;
         *request.headers_mut() = headers;
         Ok(request)
     }
 
+    /// Sends a request; the answer's JSON object when it is a success.
+    pub(crate) async fn ask(&self, request: Request<Bytes>) -> Result<Value, MintError> {
+        self.read_json(request).await.and_then(|value| match value {
+            Value::Object(_) => Ok(value),
+            _ => Err(MintError::Endpoint("gave no JSON")),
+        })
+    }
+
     /// Sends a request; the answer's JSON when it is a success.
-    pub(super) async fn ask(&self, request: Request<Bytes>) -> Result<Value, MintError> {
+    pub(crate) async fn read_json(&self, request: Request<Bytes>) -> Result<Value, MintError> {
+        let (status, value) = self.exchange_json(request).await?;
+        match (status.is_success(), &value) {
+            (true, Value::Null) => Err(MintError::Endpoint("gave no JSON")),
+            (true, _) => Ok(value),
+            (false, _) => Err(MintError::Refused { status: status.as_u16(), code: error_code(&value) }),
+        }
+    }
+
+    /// Sends a request; the status and the answer's JSON, `null` when it is none.
+    pub(crate) async fn exchange_json(&self, request: Request<Bytes>) -> Result<(StatusCode, Value), MintError> {
         let answered = tokio::time::timeout(EXCHANGE, self.exchange(request)).await;
         let (status, body) = answered.map_err(|_| MintError::Endpoint("did not answer in time"))??;
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status.is_success() && value.is_object() {
-            return Ok(value);
-        }
-        if status.is_success() {
-            return Err(MintError::Endpoint("gave no JSON"));
-        }
-        Err(MintError::Refused { status: status.as_u16(), code: error_code(&value) })
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     /// Sends a request; the answer's bytes when it is a 200.
-    pub(super) async fn read(&self, request: Request<Bytes>) -> Result<Bytes, MintError> {
+    pub(crate) async fn read(&self, request: Request<Bytes>) -> Result<Bytes, MintError> {
         let answered = tokio::time::timeout(EXCHANGE, self.exchange(request)).await;
         let (status, body) = answered.map_err(|_| MintError::Endpoint("did not answer in time"))??;
         match status {
@@ -185,10 +198,23 @@ where
 
 /// The `error` of RFC 6749 5.2 if it is one: a code of theirs, never a text that could hold
 /// anything.
-pub(super) fn error_code(answer: &Value) -> String {
+pub(crate) fn error_code(answer: &Value) -> String {
     let code = answer.get("error").and_then(Value::as_str).unwrap_or_default();
     let known = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     if known { code.to_owned() } else { String::new() }
+}
+
+/// A header's value that is never printed.
+pub(crate) fn sensitive(text: &str) -> Result<HeaderValue, MintError> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| MintError::Invalid("a field can't be sent".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Form encoding, strictly: everything but unreserved characters (RFC 3986, 2.3).
+pub(crate) fn encoded(text: &str) -> String {
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// For what only needs the origin of an endpoint.

@@ -3,15 +3,18 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use http::{Request, header};
 use seks_network::address::DialRules;
 use seks_service::UpstreamError;
 use seks_types::secret::Secret;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{MintError, endpoint::Endpoint, jwt};
+use super::{
+    MintError,
+    endpoint::{Endpoint, encoded, sensitive},
+    jwt,
+};
 
 /// How tokens are minted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +29,18 @@ pub(crate) enum Kind {
     /// `app_id`, `installation_id`, `private_key`; optionally `api_url`, `repositories`,
     /// `permissions`.
     GithubApp,
-    /// A reference to a secret in Vault or OpenBao; see [`super::vault`].
+    /// A reference to a secret in Vault or OpenBao; see [`super::vault`], as all that follow.
     VaultKv,
+    /// A file of this machine.
+    File,
+    /// The output of a command.
+    Command,
+    /// AWS Secrets Manager.
+    AwsSecretsManager,
+    /// Google Cloud's Secret Manager.
+    GcpSecretManager,
+    /// 1Password Connect.
+    OnePasswordConnect,
 }
 
 impl Kind {
@@ -37,19 +50,26 @@ impl Kind {
         ("service-account", Self::ServiceAccount),
         ("github-app", Self::GithubApp),
         ("vault-kv", Self::VaultKv),
+        ("file", Self::File),
+        ("command", Self::Command),
+        ("aws-secrets-manager", Self::AwsSecretsManager),
+        ("gcp-secret-manager", Self::GcpSecretManager),
+        ("1password-connect", Self::OnePasswordConnect),
     ];
 
     /// Whether it reads a secret that others may have left unchanged. Such a secret makes no new
     /// version.
     pub(crate) fn is_reference(name: &str) -> bool {
-        Self::parse(name).is_ok_and(|kind| kind == Self::VaultKv)
+        Self::parse(name).is_ok_and(|kind| {
+            !matches!(kind, Self::OAuth2Refresh | Self::OAuth2Client | Self::ServiceAccount | Self::GithubApp)
+        })
     }
 
     pub(crate) fn parse(name: &str) -> Result<Self, MintError> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, kind)| *kind);
         found.ok_or_else(|| {
             let names: Vec<&str> = Self::NAMES.iter().map(|(n, _)| *n).collect();
-            MintError::Invalid(format!("tokens are minted by one of {}", names.join(", ")))
+            MintError::Invalid(format!("credentials are fetched by one of {}", names.join(", ")))
         })
     }
 }
@@ -118,7 +138,7 @@ impl Source {
             Kind::ServiceAccount => ["client_email", "private_key", "scope"].into_iter().find(|n| !text(n)),
             Kind::GithubApp if !text("private_key") => Some("private_key"),
             Kind::GithubApp => ["app_id", "installation_id"].into_iter().find(|n| !number(n)),
-            Kind::VaultKv => return Err(MintError::Invalid("a reference, and no source of tokens".into())),
+            _ => return Err(MintError::Invalid("a reference, and no source of tokens".into())),
         };
         if let Some(name) = missing {
             return Err(MintError::Invalid(format!("field `{name}` is missing")));
@@ -133,8 +153,7 @@ impl Source {
             Kind::OAuth2Refresh | Kind::OAuth2Client => fields.token_url.clone(),
             Kind::ServiceAccount if fields.token_uri.is_empty() => GOOGLE.into(),
             Kind::ServiceAccount => fields.token_uri.clone(),
-            Kind::VaultKv => String::new(), // returned above
-            Kind::GithubApp => {
+            _ => {
                 let api = if fields.api_url.is_empty() { GITHUB } else { fields.api_url.trim_end_matches('/') };
                 format!("{api}/app/installations/{}/access_tokens", digits(&fields.installation_id))
             }
@@ -174,7 +193,7 @@ impl Source {
                 assertion = jwt::Key::parse(&f.private_key)?.sign(&f.private_key_id, &claims)?;
                 form.extend([("grant_type", GRANT_JWT), ("assertion", assertion.as_str())]);
             }
-            Kind::GithubApp | Kind::VaultKv => return self.github_request(now),
+            _ => return self.github_request(now),
         }
         let mut request = self.endpoint.post("application/x-www-form-urlencoded")?;
         if self.kind != Kind::ServiceAccount {
@@ -252,16 +271,4 @@ fn is_digits(text: &str) -> bool {
 /// An id that people write as a number or as a text.
 fn digits(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), Into::into)
-}
-
-fn sensitive(text: &str) -> Result<HeaderValue, MintError> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| MintError::Invalid("a field can't be sent".into()))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Form encoding, strictly: everything but unreserved characters (RFC 3986, 2.3).
-fn encoded(text: &str) -> String {
-    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    utf8_percent_encode(text, ESCAPED).to_string()
 }

@@ -2,18 +2,23 @@
 //! on a schedule, and when an upstream rejects it. What it reads is an ordinary version of the
 //! credential.
 
+use std::path::Path;
+
 use http::{HeaderName, HeaderValue};
-use seks_network::address::DialRules;
 use seks_types::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-use super::{MintError, Minted, endpoint::Endpoint};
+use super::{
+    Access, MintError, Minted,
+    config::VaultLoginConfig,
+    endpoint::{Endpoint, sensitive},
+    is_path, reference,
+};
 
-/// How often the secret is read when the reference does not say, in seconds.
-const REFRESH: u64 = 300;
-/// Bounds of the same. An upstream's rejection causes a read ahead of time.
-const REFRESH_BOUNDS: std::ops::RangeInclusive<u64> = 10..=86_400;
+/// The largest token of a service account, in bytes.
+const MAX_TOKEN_BYTES: u64 = 16 * 1024;
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -32,6 +37,10 @@ struct Reference {
     /// The key in the secret. Default: its only one.
     #[serde(default)]
     field: String,
+    /// `kubernetes`: the login that the control plane's configuration has for this tenant and
+    /// address.
+    #[serde(default)]
+    login: String,
     /// A token that may read the path. Instead of an AppRole.
     #[serde(default)]
     token: String,
@@ -47,7 +56,7 @@ struct Reference {
     #[serde(default)]
     namespace: String,
     /// Seconds between two reads. Default: 300.
-    #[serde(default = "default_refresh")]
+    #[serde(default = "reference::default_refresh")]
     refresh_seconds: u64,
 }
 
@@ -59,29 +68,28 @@ fn default_auth_mount() -> String {
     "approle".into()
 }
 
-fn default_refresh() -> u64 {
-    REFRESH
-}
-
 /// A checked reference.
-pub(super) struct VaultSource {
+pub(super) struct VaultSource<'a> {
     reference: Reference,
+    access: &'a Access,
     secret: Endpoint,
-    /// Of an AppRole.
-    login: Option<Endpoint>,
+    login: Login,
 }
 
-impl VaultSource {
-    /// Checks what an operator stored. `rules`: which addresses Vault may have.
-    pub(super) fn parse(secret: &Secret, rules: DialRules) -> Result<Self, MintError> {
-        let reference: Reference = serde_json::from_slice(secret.expose()).map_err(|error| {
-            // The error names a field or a position, and quotes unknown field names: never a value.
-            let why = if error.is_data() { "has a field that is missing or unknown" } else { "is no JSON object" };
-            MintError::Invalid(format!(
-                "the reference {why}: address, path, and token or role_id with secret_id; optionally mount, field, auth_mount, \
-                 namespace, refresh_seconds"
-            ))
-        })?;
+enum Login {
+    Token,
+    AppRole(Endpoint),
+    Kubernetes(Endpoint, VaultLoginConfig),
+}
+
+impl<'a> VaultSource<'a> {
+    /// Checks what an operator stored.
+    pub(super) fn parse(secret: &Secret, access: &'a Access) -> Result<Self, MintError> {
+        let reference: Reference = reference::parse(
+            secret,
+            "address, path, and token, role_id with secret_id, or login; optionally mount, field, auth_mount, namespace, \
+             refresh_seconds",
+        )?;
         for (name, value) in
             [("mount", &reference.mount), ("path", &reference.path), ("auth_mount", &reference.auth_mount)]
         {
@@ -91,40 +99,39 @@ impl VaultSource {
                 )));
             }
         }
-        let has_role = !reference.role_id.is_empty() && !reference.secret_id.is_empty();
-        if has_role != reference.token.is_empty() {
-            return Err(MintError::Invalid("either `token`, or `role_id` with `secret_id`".into()));
-        }
-        if !REFRESH_BOUNDS.contains(&reference.refresh_seconds) {
-            return Err(MintError::Invalid("field `refresh_seconds` is 10 to 86400".into()));
-        }
+        reference::check_refresh(reference.refresh_seconds)?;
         let base = reference.address.trim_end_matches('/').to_owned();
         let url = format!("{base}/v1/{}/data/{}", reference.mount, reference.path);
-        let login = has_role.then(|| format!("{base}/v1/auth/{}/login", reference.auth_mount));
-        let login = login.map(|url| Endpoint::parse(&url, rules.clone())).transpose()?;
-        Ok(Self { secret: Endpoint::parse(&url, rules)?, login, reference })
+        let secret = Endpoint::parse(&url, access.rules.clone())?;
+        let login = login(&reference, access, &base)?;
+        Ok(Self { reference, access, secret, login })
     }
 
     /// Reads the secret.
     pub(super) async fn read(&self) -> Result<Minted, MintError> {
         let token = match &self.login {
-            None => self.reference.token.clone(),
-            Some(login) => self.log_in(login).await?,
+            Login::Token => self.reference.token.clone(),
+            Login::AppRole(endpoint) => {
+                let Reference { role_id, secret_id, .. } = &self.reference;
+                self.log_in(endpoint, &json!({ "role_id": role_id, "secret_id": secret_id })).await?
+            }
+            Login::Kubernetes(endpoint, login) => {
+                let jwt = read_token(&login.token_file).await?;
+                self.log_in(endpoint, &json!({ "role": login.role, "jwt": jwt.as_str() })).await?
+            }
         };
         let mut headers = self.secret.head()?;
         headers.insert(TOKEN, sensitive(&token)?);
         self.add_namespace(&mut headers)?;
         let answer = self.secret.ask(self.secret.get(headers)?).await?;
-        let value = self.field_of(&answer)?;
-        // The next read is due after two thirds of this.
-        let lifetime = i64::try_from(self.reference.refresh_seconds.saturating_mul(3) / 2).unwrap_or(i64::MAX);
-        Ok(Minted { token: Secret::new(value.as_bytes().to_vec()), lifetime, rotated: None })
+        let data = answer.pointer("/data/data").and_then(Value::as_object);
+        let data = data.ok_or(MintError::Endpoint("gave no secret: is it a KV engine of version 2?"))?;
+        self.access.select(&self.reference.field, self.reference.refresh_seconds).of_object(data)
     }
 
-    async fn log_in(&self, login: &Endpoint) -> Result<String, MintError> {
+    async fn log_in(&self, login: &Endpoint, body: &Value) -> Result<String, MintError> {
         let mut headers = login.post("application/json")?;
         self.add_namespace(&mut headers)?;
-        let body = json!({ "role_id": self.reference.role_id, "secret_id": self.reference.secret_id });
         let answer = login.ask(login.request(headers, body.to_string())?).await?;
         let token = answer.pointer("/auth/client_token").and_then(Value::as_str);
         token.map(str::to_owned).ok_or(MintError::Endpoint("gave no token"))
@@ -138,30 +145,46 @@ impl VaultSource {
         }
         Ok(())
     }
+}
 
-    fn field_of<'a>(&self, answer: &'a Value) -> Result<&'a str, MintError> {
-        let data = answer.pointer("/data/data").and_then(Value::as_object);
-        let data = data.ok_or(MintError::Endpoint("gave no secret: is it a KV engine of version 2?"))?;
-        let value = match (self.reference.field.as_str(), data.len()) {
-            ("", 1) => data.values().next(),
-            ("", _) => return Err(MintError::Invalid("the secret has several keys: say which in `field`".into())),
-            (field, _) => data.get(field),
-        };
-        let value = value.and_then(Value::as_str).filter(|text| !text.is_empty());
-        value.ok_or_else(|| MintError::Invalid("the secret has no such key, or it is no text".into()))
+/// How `reference` logs in. The control plane's own identity goes only where its configuration
+/// sends it.
+fn login(reference: &Reference, access: &Access, base: &str) -> Result<Login, MintError> {
+    let at = |mount: &str| Endpoint::parse(&format!("{base}/v1/auth/{mount}/login"), access.rules.clone());
+    let has_role = !reference.role_id.is_empty() && !reference.secret_id.is_empty();
+    match (reference.login.as_str(), reference.token.is_empty(), has_role) {
+        ("", false, false) => Ok(Login::Token),
+        ("", true, true) => Ok(Login::AppRole(at(&reference.auth_mount)?)),
+        ("kubernetes", true, false) => {
+            let configured = access.sources.vault_login.iter();
+            let mut of_tenant = configured.filter(|login| login.tenant == access.tenant.as_str());
+            let login = of_tenant.find(|login| login.address.trim_end_matches('/') == base).ok_or_else(|| {
+                MintError::Invalid(
+                    "the control plane's configuration has no `[[sources.vault_login]]` of this tenant and address"
+                        .into(),
+                )
+            })?;
+            Ok(Login::Kubernetes(at(&login.auth_mount)?, login.clone()))
+        }
+        ("" | "kubernetes", ..) => {
+            Err(MintError::Invalid("either `token`, or `role_id` with `secret_id`, or `login` = `kubernetes`".into()))
+        }
+        _ => Err(MintError::Invalid("field `login` is `kubernetes`".into())),
     }
 }
 
-fn is_path(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let is_segment = |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(plain);
-    text.len() <= 512 && text.split('/').all(is_segment)
-}
-
-fn sensitive(text: &str) -> Result<HeaderValue, MintError> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| MintError::Invalid("the token can't be sent".into()))?;
-    value.set_sensitive(true);
-    Ok(value)
+/// A projected token of a service account. Kubernetes replaces it, so it is read at each login.
+async fn read_token(path: &Path) -> Result<Zeroizing<String>, MintError> {
+    let unreadable = || MintError::Source {
+        text: "the token of the service account (`token_file`) cannot be read".into(),
+        is_final: false,
+    };
+    let length = tokio::fs::metadata(path).await.map_err(|_| unreadable())?.len();
+    if length > MAX_TOKEN_BYTES {
+        return Err(unreadable());
+    }
+    let text = Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(|_| unreadable())?);
+    Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
 #[cfg(test)]
@@ -170,7 +193,8 @@ mod tests {
 
     fn refusal(reference: &Value) -> String {
         let secret = Secret::new(reference.to_string().into_bytes());
-        VaultSource::parse(&secret, DialRules::default()).err().map(|error| error.to_string()).unwrap_or_default()
+        let access = Access::of_tenant("acme".parse().unwrap());
+        VaultSource::parse(&secret, &access).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]
@@ -187,6 +211,12 @@ mod tests {
             (with("path", json!("a?b")), "field `path`"),
             (with("mount", json!("")), "field `mount`"),
             (with("role_id", json!("SECRET")), ""),
+            (with("login", json!("kubernetes")), "either `token`"),
+            (with("login", json!("SECRET")), "field `login`"),
+            (
+                json!({ "address": "https://vault.test:8200", "path": "a", "login": "kubernetes" }),
+                "`[[sources.vault_login]]`",
+            ),
             (with("token", json!("")), "either `token`"),
             (with("refresh_seconds", json!(1)), "10 to 86400"),
             (with("tokn", json!("SECRET")), "missing or unknown"),

@@ -10,7 +10,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
-use seks_network::address::{DialGuard, DialRules, Networks};
+use seks_network::address::{DialGuard, Networks};
 use seks_proto::wire;
 use seks_runtime::telemetry::Telemetry;
 use seks_types::{
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
+    mint::Access,
     registry::Registry,
     seal::{SealConfig, Sealer},
     store::StoreConfig,
@@ -83,7 +84,7 @@ fn claims(token: &str, public: &[u8]) -> Value {
 }
 
 async fn mint(kind: &str, secret: &Value) -> Result<Minted, MintError> {
-    mint_from(kind, &Secret::new(secret.to_string().into()), loopback()).await
+    mint_from(kind, &Secret::new(secret.to_string().into()), &access()).await
 }
 
 #[tokio::test]
@@ -161,7 +162,10 @@ async fn plain_http_and_addresses_inside_take_the_services_leave() {
     for url in ["http://127.0.0.1:9/token", "https://10.0.0.1/token", "https://localhost/token"] {
         let secret = json!({ "token_url": url, "client_id": "i", "client_secret": "s" }).to_string();
         let refused =
-            mint_from("oauth2-client", &Secret::new(secret.into()), DialRules::default()).await.err().unwrap();
+            mint_from("oauth2-client", &Secret::new(secret.into()), &Access::of_tenant("default".parse().unwrap()))
+                .await
+                .err()
+                .unwrap();
         assert!(matches!(refused, MintError::Invalid(_)), "{url}: {refused}");
     }
 }
@@ -184,7 +188,7 @@ async fn world(replicas: usize) -> World {
     let registries: Vec<_> = (0..replicas).map(|_| Arc::new(Registry::new(store.clone(), sealer.clone()))).collect();
     let tenant: TenantName = "acme".parse().unwrap();
     registries[0].create_tenant(&tenant, false).await.unwrap();
-    registries[0].set_private_networks(&tenant, &loopback().tenant_networks).await.unwrap();
+    registries[0].set_private_networks(&tenant, &access().rules.tenant_networks).await.unwrap();
     let at = wire::injection::site::At::Header(wire::injection::NamedValue {
         name: "authorization".into(),
         value: "Bearer {key}".into(),
@@ -207,7 +211,7 @@ async fn world(replicas: usize) -> World {
 impl World {
     async fn put(&self, secret: &Value) {
         let secret = Secret::new(secret.to_string().into());
-        let minted = mint_from("oauth2-refresh", &secret, loopback()).await.unwrap();
+        let minted = mint_from("oauth2-refresh", &secret, &access()).await.unwrap();
         let names = (&self.tenant, &self.name, &self.service);
         self.registries[0].put_minted(names, "oauth2-refresh", &secret, &minted, &[], &self.by).await.unwrap();
     }
@@ -243,9 +247,8 @@ async fn of_several_replicas_one_refreshes() {
     let stop = CancellationToken::new();
     let mut running = Vec::new();
     for registry in &world.registries {
-        let refresher = Arc::new(
-            Refresher::new(registry.clone(), Telemetry::disabled(), "same-name".into(), loopback().guard).unwrap(),
-        );
+        let refresher =
+            Arc::new(Refresher::new(registry.clone(), Telemetry::disabled(), "same-name".into(), reach()).unwrap());
         running.push(tokio::spawn(refresher.run(stop.clone())));
     }
     while world.version().await < 5 {
@@ -276,7 +279,7 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
     // Killed between exchange and commit: the same secret is claimed again, here by the same
     // replica.
     let again = first.claim_mint(&world.tenant, &world.name, "a").await.unwrap().unwrap();
-    let minted = mint_from(&again.kind, &again.secret, loopback()).await.unwrap();
+    let minted = mint_from(&again.kind, &again.secret, &access()).await.unwrap();
     first.settle_mint(&again, Ok(&minted), &world.by).await.unwrap();
     assert_eq!(world.version().await, 2);
     // What the first claim would have brought is of a secret that is no more.
@@ -290,7 +293,11 @@ async fn a_claim_keeps_others_away_until_it_runs_out_and_what_was_replaced_is_le
 }
 
 /// Token endpoints on loopback.
-fn loopback() -> DialRules {
-    let given = Networks::parse(&["127.0.0.0/8"]).unwrap();
-    DialRules { guard: Arc::new(DialGuard { allowed: given.clone(), ..DialGuard::default() }), tenant_networks: given }
+fn reach() -> Reach {
+    let allowed = Networks::parse(&["127.0.0.0/8"]).unwrap();
+    Reach { guard: Arc::new(DialGuard { allowed, ..DialGuard::default() }), ..Reach::default() }
+}
+
+fn access() -> Access {
+    reach().of(&"default".parse().unwrap(), Networks::parse(&["127.0.0.0/8"]).unwrap(), false)
 }

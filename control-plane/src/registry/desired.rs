@@ -379,6 +379,9 @@ impl<'a> Plan<'a> {
             return Err(RegistryError::invalid("credentials", reason));
         }
         let Some(old) = self.present.credentials.get(&wanted.name) else {
+            if wanted.mint.is_some() {
+                return Ok(()); // read from its source and stored afterwards
+            }
             let service = &wanted.service;
             self.warnings
                 .push(format!("credential `{name}` is not stored: seks credential put {name} --service {service}"));

@@ -19,7 +19,7 @@ use super::{
     record::{Credential, MintRecord, Service, Stored, destination_of},
 };
 use crate::{
-    mint::{Kind, MintError, Minted},
+    mint::{Kind, MintError, Minted, public_part},
     seal::{RecordId, SealError},
     store::{Key, Revision, StoreError, key::prefix},
 };
@@ -70,6 +70,16 @@ pub(crate) struct Claim {
     pub(crate) secret: Secret,
     /// The private networks that the endpoint may be in.
     pub(crate) networks: Networks,
+    /// The service's credentials have several fields.
+    pub(crate) has_several_fields: bool,
+}
+
+/// What a credential of a service may be fetched with.
+pub(crate) struct Mintable {
+    /// The private networks that token endpoints may be in.
+    pub(crate) networks: Networks,
+    /// Its credentials have several fields.
+    pub(crate) has_several_fields: bool,
 }
 
 impl Registry {
@@ -105,7 +115,9 @@ impl Registry {
     ) -> Result<(Credential, Revision), RegistryError> {
         let destination = OnceLock::new();
         retry_on_conflict(|| async {
-            let record = MintRecord { kind: kind.into(), ..Default::default() }.renewed(minted.lifetime, now());
+            let reference = if Kind::is_reference(kind) { public_part(secret) } else { String::new() };
+            let record = MintRecord { kind: kind.into(), reference, ..Default::default() };
+            let record = record.renewed(minted.lifetime, now());
             let bound_to = Bound::of(&self.living_service(tenant, service).await?.value)?.destination;
             // Where the service goes elsewhere before this is committed, `put_fields` refuses.
             let bound_to = *destination.get_or_init(|| bound_to);
@@ -120,17 +132,20 @@ impl Registry {
         .await
     }
 
-    /// The private networks that token endpoints of the service may be in, and whether its
-    /// credentials can be minted at all.
-    pub(crate) async fn mintable(&self, tenant: &TenantName, service: &ServiceName) -> Result<Networks, RegistryError> {
+    /// What a credential of the service may be fetched with, and whether it can be by `kind`.
+    pub(crate) async fn mintable(
+        &self,
+        tenant: &TenantName,
+        service: &ServiceName,
+        kind: &str,
+    ) -> Result<Mintable, RegistryError> {
         let service = self.living_service(tenant, service).await?.value;
-        match service.fields.as_slice() {
-            [_] => self.networks_of(tenant, Some(&service)).await,
-            _ => Err(RegistryError::invalid(
-                "mint",
-                "a minted token is one field, and the service's credentials have several",
-            )),
+        let has_several_fields = service.fields.len() > 1;
+        if has_several_fields && !Kind::is_reference(kind) {
+            let reason = "a minted token is one field, and the service's credentials have several";
+            return Err(RegistryError::invalid("mint", reason));
         }
+        Ok(Mintable { networks: self.networks_of(tenant, Some(&service)).await?, has_several_fields })
     }
 
     /// The tenant's private networks.
@@ -181,6 +196,7 @@ impl Registry {
                 kind: stored.value.kind,
                 secret,
                 networks,
+                has_several_fields: service.is_some_and(|s| s.value.fields.len() > 1),
             }))
         })
         .await
@@ -319,6 +335,7 @@ impl MintRecord {
     fn renewed(self, lifetime: i64, at: i64) -> Self {
         Self {
             kind: self.kind,
+            reference: self.reference,
             expires_at: at.saturating_add(lifetime),
             refresh_at: at.saturating_add((lifetime.saturating_mul(2) / 3).max(1)),
             refreshed_at: at,
@@ -349,7 +366,9 @@ impl MintRecord {
 
 impl From<MintRecord> for wire::Mint {
     fn from(record: MintRecord) -> Self {
-        let MintRecord { kind, expires_at, refresh_at, refreshed_at, failing_since, error, failures, .. } = record;
-        Self { kind, expires_at, refresh_at, refreshed_at, failing_since, error, failures }
+        let MintRecord {
+            kind, expires_at, refresh_at, refreshed_at, failing_since, error, failures, reference, ..
+        } = record;
+        Self { kind, expires_at, refresh_at, refreshed_at, failing_since, error, failures, reference }
     }
 }

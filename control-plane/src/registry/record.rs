@@ -95,6 +95,9 @@ pub(super) struct MintRecord {
     /// When a node last had it renewed ahead of time.
     #[prost(int64, tag = "10")]
     pub(super) forced_at: i64,
+    /// The part of a reference that may be shown, as JSON; of what is minted: `""`.
+    #[prost(string, tag = "480")]
+    pub(super) reference: String,
 }
 
 /// The list of a tenant's policies. Only control planes read it. If the stored policies differ from

@@ -134,7 +134,6 @@ impl KekProvider for LocalKek {
 /// Writes a new KEK beside `path` and links it there, so that an interruption leaves no partial
 /// key.
 pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
-    let failed = |source| SealError::KeyFile { path: path.display().to_string(), source };
     let mut key = Zeroizing::new([0_u8; BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(SealError::Random)?;
     let mut text = Zeroizing::new([b'\n'; BYTES * 2 + 1]);
@@ -142,13 +141,18 @@ pub(super) fn create_file(path: &Path) -> Result<(), SealError> {
         HEXLOWER.encode_mut(key.as_slice(), digits);
     }
     key.zeroize();
+    write_new_file(path, text.as_slice())
+}
 
+/// Writes a private file whole, or not at all. It never replaces a file.
+pub(super) fn write_new_file(path: &Path, content: &[u8]) -> Result<(), SealError> {
+    let failed = |source| SealError::KeyFile { path: path.display().to_string(), source };
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let draft = path.with_extension(format!("new-{}", std::process::id()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         give_to_owner_of(directory, &file)?;
-        file.write_all(text.as_slice())?;
+        file.write_all(content)?;
         file.sync_all()?;
         std::fs::hard_link(&draft, path) // unlike a rename it never replaces a key that is there
     })();

@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     distribution::DistributionError,
     epoch::{Epoch, HighWaterMark, HighWaterMarkError, HighWaterMarkFile, WentBack},
+    mint::MintError,
     mint_refresher::RefresherError,
     registry::{Registry, RegistryError},
     seal::{SealError, Sealer},
@@ -78,6 +79,9 @@ pub enum StartError {
     /// A runtime has ended before the start was done.
     #[error("the start was interrupted: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
+    /// `[sources]`; the message names the key.
+    #[error("{0}")]
+    Sources(#[source] MintError),
     /// What renews minted credentials.
     #[error(transparent)]
     Refresher(#[from] RefresherError),
@@ -117,7 +121,9 @@ impl StartError {
             {
                 Exit::Failed
             }
-            Self::Seal(SealError::KekUnavailable(_)) | Self::Sealed(SealError::KekUnavailable(_)) => Exit::Failed,
+            // A key that was refused may be permitted again: the service manager tries.
+            Self::Seal(SealError::KekUnavailable(_) | SealError::KekRefused(_)) => Exit::Failed,
+            Self::Sealed(SealError::KekUnavailable(_)) => Exit::Failed,
             Self::WentBack(_) => Exit::Conflict,
             Self::Metrics(_)
             | Self::Refresher(_)
@@ -198,7 +204,7 @@ impl Storage {
     /// [`StartError`]; with a missing or wrong KEK nothing was written.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         let seal = StartError::Seal;
-        let sealer = Arc::new(Sealer::load(&config.seal).map_err(seal)?);
+        let sealer = Arc::new(Sealer::from_config(&config.seal).await.map_err(seal)?);
         let store = crate::store::open(&config.store).await.map_err(StartError::Store)?;
         sealer.verify(store.as_ref()).await.map_err(seal)?;
         let marks = config.store.mark().map(HighWaterMarkFile::new);

@@ -18,7 +18,7 @@ const MAX_REASON: usize = 500;
 
 /// Writes all of the store to a new file.
 pub(crate) async fn backup(config: &Config, out: &Path) -> Result<(), Failure> {
-    let sealer = sealer(config)?;
+    let sealer = sealer(config).await?;
     let Summary { records, revision, store_id } =
         backup::create_from(&config.store, &sealer, out).await.map_err(|e| failure("--out", e))?;
     say(&format!(
@@ -29,7 +29,7 @@ pub(crate) async fn backup(config: &Config, out: &Path) -> Result<(), Failure> {
 
 /// Makes a store out of such a file.
 pub(crate) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), Failure> {
-    let restored = backup::restore(&config.store, &sealer(config)?, from, replace).await;
+    let restored = backup::restore(&config.store, &sealer(config).await?, from, replace).await;
     let Summary { records, store_id, .. } = restored.map_err(|e| failure("--from", e))?;
     say(&format!(
         "{records} records restored, as the store {store_id}. What was revoked since the backup was made is valid again: no control \
@@ -51,8 +51,8 @@ pub(crate) async fn accept_rollback(config: &Config, reason: &str) -> Result<(),
     say(&format!("accepted: the store's epoch is {} from now on; start every control plane again", epoch.name()))
 }
 
-fn sealer(config: &Config) -> Result<Sealer, Failure> {
-    Sealer::load(&config.seal).map_err(|e| Failure::usage(&format!("seal: {e}")))
+async fn sealer(config: &Config) -> Result<Sealer, Failure> {
+    Sealer::from_config(&config.seal).await.map_err(|e| crate::tools::seal_failure("seal: ", &e))
 }
 
 fn failure(flag: &str, error: BackupError) -> Failure {

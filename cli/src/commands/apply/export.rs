@@ -3,7 +3,7 @@
 use seks_proto::wire;
 use seks_service::{is_internal, spec::ServiceSpec};
 
-use super::file::{AgentSpec, CredentialSpec, TenantFile};
+use super::file::{AgentSpec, CredentialSpec, SourceSpec, TenantFile};
 use crate::{
     error::Result,
     global::Global,
@@ -30,6 +30,7 @@ pub async fn export(global: &Global) -> Result<()> {
         name: credential.name,
         service: credential.service,
         pools: credential.pools,
+        source: credential.mint.and_then(SourceSpec::of),
     };
     // `seks ca create` and `seks trust create` make these services and their credentials.
     let services = services.iter().filter(|service| !is_internal(&service.name) && !service.deleting);

@@ -66,6 +66,32 @@ pub(super) struct CredentialSpec {
     /// The pools whose nodes may hold it. Default: every node of the tenant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) pools: Vec<String>,
+    /// Where the secret is read from. Default: it is stored with `seks credential put`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<SourceSpec>,
+}
+
+/// A reference to a secret that is kept elsewhere, without a login.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SourceSpec {
+    /// As for `seks credential put --source`.
+    pub(super) kind: String,
+    /// As in the reference.
+    #[serde(flatten)]
+    pub(super) place: serde_json::Map<String, serde_json::Value>,
+}
+
+impl SourceSpec {
+    /// From what the control plane says of a credential; `None` when it is no reference.
+    pub(super) fn of(mint: wire::Mint) -> Option<Self> {
+        let place = serde_json::from_str(&mint.reference).ok()?;
+        Some(Self { kind: mint.kind, place })
+    }
+
+    fn into_wire(self) -> wire::Mint {
+        let reference = serde_json::Value::Object(self.place).to_string();
+        wire::Mint { kind: self.kind, reference, ..wire::Mint::default() }
+    }
 }
 
 impl TenantFile {
@@ -152,6 +178,7 @@ impl TenantFile {
             name: credential.name,
             service: credential.service,
             pools: credential.pools,
+            mint: credential.source.map(SourceSpec::into_wire),
             ..wire::Credential::default()
         };
         let texts = self.policies.unwrap_or_default().into_iter().zip(self.sources);
