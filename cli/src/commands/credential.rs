@@ -339,7 +339,6 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
                 secret: source.and_then(|source| source.reference).unwrap_or_default().into_bytes(),
                 pools,
                 wait: Some(client.wait(wait_args.no_wait)),
-                ..Default::default()
             };
             put(&client, output, request, &input, wait_args).await
         }

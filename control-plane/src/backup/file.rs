@@ -81,7 +81,10 @@ pub(super) async fn write(
     draft.push(format!(".new-{}", std::process::id()));
     let draft = Path::new(&draft);
     let written = write_draft(draft, head, records, sealer, out).await;
-    let linked = written.and_then(|()| fs::hard_link(draft, out).map_err(failed));
+    let linked = match written {
+        Ok(()) => fs::hard_link(draft, out).map_err(failed),
+        Err(error) => Err(error),
+    };
     if draft.exists() {
         let removed = fs::remove_file(draft).map_err(failed);
         linked.and(removed)?;

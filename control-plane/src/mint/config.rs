@@ -100,7 +100,7 @@ impl SourcesConfig {
             if !command.argv.first().is_some_and(|program| program.starts_with('/')) {
                 return wrong(key("argv"), "begins with the absolute path of a program");
             }
-            if command.env.iter().any(|pair| !pair.split_once('=').is_some_and(|(name, _)| !name.is_empty())) {
+            if command.env.iter().any(|pair| pair.split_once('=').is_none_or(|(name, _)| name.is_empty())) {
                 return wrong(key("env"), "each is NAME=VALUE");
             }
             if !command.tenants.iter().all(|tenant| TenantName::try_from(tenant.as_str()).is_ok()) {

@@ -1,5 +1,6 @@
 //! What a process shows of itself. The only test of its binary: files and memory of tests beside it
 //! would change the values.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::{
     fs,

@@ -105,7 +105,7 @@ impl Counts {
         };
         *count = number.max(*count);
         // What Anthropic says first, in `message`, is not the end's count.
-        self.has_usage |= !path.first().is_some_and(|key| key.as_bytes() == b"message");
+        self.has_usage |= path.first().is_none_or(|key| key.as_bytes() != b"message");
         self.has_ended |= usage.as_bytes() == b"amazon-bedrock-invocationMetrics";
     }
 

@@ -325,9 +325,9 @@ impl<'a> Upload<'a> {
     /// on as before.
     async fn use_key(&self, key: Vec<u8>) {
         let spool = self.spool.clone();
-        match run_blocking(move || spool.use_key(&key)).await {
-            Ok(Err(error)) => tracing::error!(%error, "audit records cannot be sealed to the replica's audit key"),
-            Ok(Ok(())) | Err(_) => {} // a panic in there has been reported
+        // A panic in there has been reported.
+        if let Ok(Err(error)) = run_blocking(move || spool.use_key(&key)).await {
+            tracing::error!(%error, "audit records cannot be sealed to the replica's audit key");
         }
     }
 

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// A browser with a profile of its own. It ends when dropped.
-pub struct Browser {
+pub(crate) struct Browser {
     driver: Process,
     address: SocketAddr,
     session: String,
@@ -24,7 +24,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(program("chromedriver"));
         clean_environment(&mut command);
@@ -88,26 +88,26 @@ impl Browser {
         value
     }
 
-    pub fn open(&self, url: &str) {
+    pub(crate) fn open(&self, url: &str) {
         self.ask("POST", "url", &json!({ "url": url }));
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.ask("GET", "url", &Value::Null).as_str().unwrap().to_owned()
     }
 
     /// Runs a script in the page, whatever its policy says: the answer.
-    pub fn script(&self, script: &str) -> Value {
+    pub(crate) fn script(&self, script: &str) -> Value {
         self.ask("POST", "execute/sync", &json!({"script": script, "args": []}))
     }
 
     /// The text that a person sees.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.script("return document.body.innerText").as_str().unwrap().to_owned()
     }
 
     /// Clicks the first link with this text, and waits for another address.
-    pub fn click(&self, text: &str) {
+    pub(crate) fn click(&self, text: &str) {
         let before = self.url();
         let link = self.ask("POST", "element", &json!({"using": "link text", "value": text}));
         let id = link[ELEMENT].as_str().unwrap_or_else(|| panic!("no link {text}: {}", self.text()));
@@ -115,12 +115,12 @@ impl Browser {
         wait_for(&format!("{text} to be opened"), || (self.url() != before).then_some(()));
     }
 
-    pub fn resize(&self, width: u32, height: u32) {
+    pub(crate) fn resize(&self, width: u32, height: u32) {
         self.ask("POST", "window/rect", &json!({"width": width, "height": height}));
     }
 
     /// Keeps a picture of the page where `SEKS_PAGE_PICTURES` says, for people.
-    pub fn picture(&self, name: &str) {
+    pub(crate) fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("SEKS_PAGE_PICTURES") else { return };
         let picture = self.ask("GET", "screenshot", &Value::Null);
         let bytes = STANDARD.decode(picture.as_str().unwrap()).unwrap();
@@ -128,7 +128,7 @@ impl Browser {
     }
 
     /// Every address that the browser has asked for since this was last called.
-    pub fn requested(&self) -> Vec<String> {
+    pub(crate) fn requested(&self) -> Vec<String> {
         let entries = self.ask("POST", "se/log", &json!({"type": "performance"}));
         let events =
             entries.as_array().unwrap().iter().map(|entry| {
@@ -139,7 +139,7 @@ impl Browser {
     }
 
     /// What the browser complained about, such as a refused script or style.
-    pub fn complaints(&self) -> Vec<String> {
+    pub(crate) fn complaints(&self) -> Vec<String> {
         let entries = self.ask("POST", "se/log", &json!({"type": "browser"}));
         entries.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
     }

@@ -134,6 +134,7 @@ mod tests {
             forward_proxy: None,
             admin: "https://a".into(),
             metrics: "http://m".into(),
+            page: None,
             context_file: "c".into(),
             found_by_default: true,
         }
