@@ -37,6 +37,7 @@ pub const PARTS: &[(&str, Part)] = &[
     ("python-agents", Part::Sdk { file: "python-agents/bin/python", runs_on: None }),
     ("java-sdks", Part::Sdk { file: "java/classes", runs_on: Some("java") }),
     ("aws-sdks", Part::Sdk { file: "aws/bin/moto_server", runs_on: None }),
+    ("openbao", Part::Sdk { file: "openbao/bao", runs_on: None }),
     ("helm", Part::Sdk { file: "helm/schemas", runs_on: None }),
     ("go-client", Part::Sdk { file: "go/plain", runs_on: None }),
     ("go-sdk", Part::Sdk { file: "go/openai", runs_on: None }),

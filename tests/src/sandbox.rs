@@ -6,7 +6,13 @@ pub mod cli;
 
 mod planes;
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -14,7 +20,7 @@ use tempfile::TempDir;
 pub use self::cli::{Cli, Token, clean_environment};
 use crate::{
     Collector, Upstream,
-    process::{Process, binary},
+    process::{self, Process, binary},
     raw::{self, Reply},
 };
 
@@ -46,6 +52,8 @@ pub struct Options {
     pub control_environment: Vec<(String, String)>,
     /// The hard limit of open files of the process that serves agents; absent: this process's.
     pub open_files: Option<u32>,
+    /// A gzipped tar that the data directory of `seks dev` is made from.
+    pub data: Option<PathBuf>,
 }
 
 impl Options {
@@ -107,6 +115,9 @@ impl Sandbox {
     /// When it doesn't come up.
     pub fn with(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        if let Some(archive) = &options.data {
+            unpack(archive, &directory.path().join("data"));
+        }
         let (processes, ready) = launch(&directory, &options);
         let cli = Cli::new(directory.path(), &ready.context_file);
         Self { directory, options, processes, ready, cli }
@@ -248,6 +259,15 @@ fn launch(directory: &TempDir, options: &Options) -> (Vec<Process>, Ready) {
         Shape::Dev if asked => planes::launch(directory.path(), options, ""),
         Shape::Dev => launch_dev(directory, options),
     }
+}
+
+fn unpack(archive: &Path, into: &Path) {
+    fs::create_dir(into).unwrap();
+    fs::set_permissions(into, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("--no-same-owner").arg("-xzf").arg(archive).arg("-C").arg(into);
+    let done = process::run(&mut tar, b"");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
 }
 
 /// A binary, to be started with a limit of open files.

@@ -1,6 +1,8 @@
 //! Exchanges with a stand-in token endpoint over real sockets, and replicas that want the same
 //! token at the same time.
 
+mod sources;
+
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{
