@@ -5,6 +5,7 @@
 //! by its certificate, or by a session of a one-time link ([`crate::page_sessions`]).
 
 mod html;
+mod query;
 mod reader;
 mod reason;
 mod request;

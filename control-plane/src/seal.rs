@@ -11,6 +11,7 @@ mod canary;
 mod config;
 pub mod envelope;
 mod key_service;
+mod key_service_config;
 mod key_watch;
 mod local;
 pub mod provider;
@@ -34,7 +35,7 @@ use self::{
 };
 pub use self::{
     config::{SealConfig, SealKind},
-    key_service::{AwsKmsConfig, TransitConfig},
+    key_service_config::{AwsKmsConfig, TransitConfig},
     key_watch::KeyWatch,
     provider::{KekId, KekProvider},
 };

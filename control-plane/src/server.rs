@@ -138,13 +138,11 @@ impl ControlPlane {
         runtimes: Runtimes,
     ) -> Result<Self, StartError> {
         let metrics = metrics_of(&distribution, records)?;
-        let key_watch = KeyWatch::new(&config.seal).map_err(StartError::Seal)?;
-        metrics.add(key_watch.as_ref().map(KeyWatch::collectors).unwrap_or_default())?;
+        let key_watch = watch_key(config, &metrics)?;
         let guard = dial_guard(config).await;
         let sources = Arc::new(config.sources.clone());
         let reach = || Reach { guard: Arc::clone(&guard), sources: Arc::clone(&sources) };
-        let refresher = Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone(), reach())?;
-        let refresher = Arc::new(refresher);
+        let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone(), reach())?);
         metrics.add(refresher.collectors())?;
         metrics.certificate("ca", authority.certificate());
         let trust_refresher = Arc::new(TrustRefresher::new(Arc::clone(registry), Arc::clone(&guard))?);
@@ -179,7 +177,7 @@ impl ControlPlane {
         plane.serve_nodes(nodes, &config.distribution.tls, &names)?;
         let here = replica.clone();
         plane.page_addr().into_iter().for_each(|address| guard.own.add(address));
-        let parts = admin::Parts {
+        let admin = Admin::new(admin::Parts {
             registry: Arc::clone(registry),
             authority: Arc::clone(authority),
             distribution,
@@ -191,8 +189,7 @@ impl ControlPlane {
             page: plane.page.clone(),
             reach: reach(),
             disks: config.disks(),
-        };
-        let admin = Admin::new(parts);
+        });
         plane.serve_operators(operators, &config.admin.tls, &names, admin.clone()).await?;
         plane.serve_page(page, config, &names, admin)?;
         trail::log_state(plane.distribution.trail());
@@ -426,6 +423,13 @@ fn metrics_of(distribution: &Distribution, records: &Authenticated) -> Result<Me
     metrics.add(records.collectors())?;
     metrics.add(distribution.trail().map(crate::trail::metrics::collectors).unwrap_or_default())?;
     Ok(metrics)
+}
+
+/// Asks the key service, if there is one, whether the KEK may still be used.
+fn watch_key(config: &Config, metrics: &Metrics) -> Result<Option<KeyWatch>, StartError> {
+    let watch = KeyWatch::new(&config.seal).map_err(StartError::Seal)?;
+    metrics.add(watch.as_ref().map(KeyWatch::collectors).unwrap_or_default())?;
+    Ok(watch)
 }
 
 /// What may be dialled for tenants: never the store.

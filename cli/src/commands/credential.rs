@@ -321,15 +321,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
     let output = global.output();
     match verb {
         Verb::Put { name, service, mint, source, pools, input, wait_args } => {
-            let source = source.as_deref().map(Source::parse).transpose()?;
-            if let Some(Source { reference: Some(_), .. }) = &source
-                && (input.from_stdin || input.from_file.is_some())
-            {
-                return Err(CliError::usage(
-                    "--source",
-                    "says where the secret is already: leave out --from-stdin and --from-file",
-                ));
-            }
+            let source = source_of(source.as_deref(), &input)?;
             let client = global.connect().await?; // before the prompt: an unreachable control plane fails first
             let request = wire::PutCredentialRequest {
                 tenant: client.tenant(),
@@ -393,6 +385,17 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
             )
         }
     }
+}
+
+/// `--source`, which leaves nothing to read where it says all.
+fn source_of(text: Option<&str>, input: &SecretInput) -> Result<Option<Source>> {
+    let source = text.map(Source::parse).transpose()?;
+    let is_whole = source.as_ref().is_some_and(|source| source.reference.is_some());
+    if is_whole && (input.from_stdin || input.from_file.is_some()) {
+        let why = "says where the secret is already: leave out --from-stdin and --from-file";
+        return Err(CliError::usage("--source", why));
+    }
+    Ok(source)
 }
 
 /// The request includes the origin that the question names, so that exactly the confirmed change is

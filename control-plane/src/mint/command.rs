@@ -122,12 +122,6 @@ fn is_argument(text: &str) -> bool {
     text.len() <= 512 && !text.starts_with('-') && !text.contains("..") && text.bytes().all(plain)
 }
 
-/// `op-read`.
-pub(super) fn is_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !text.is_empty() && text.len() <= 63 && text.bytes().all(plain)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -91,7 +91,7 @@ impl SourcesConfig {
         }
         for (at, command) in self.command.iter().enumerate() {
             let key = |name: &str| format!("command[{at}].{name}");
-            if !super::command::is_name(&command.name) {
+            if !is_name(&command.name) {
                 return wrong(key("name"), "is 1 to 63 of a-z, 0-9 and `-`");
             }
             if self.command.iter().take(at).any(|other| other.name == command.name) {
@@ -117,4 +117,10 @@ impl SourcesConfig {
         }
         Ok(())
     }
+}
+
+/// The name of a command: `op-read`.
+fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(plain)
 }

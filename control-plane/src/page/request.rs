@@ -1,9 +1,12 @@
 //! What a browser asks for: the checks before anything is looked up, and the route.
 
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use percent_encoding::percent_decode_str;
 
-use super::{response::COOKIE, views::View};
+use super::{
+    query::{Query, decoded},
+    response::COOKIE,
+    views::View,
+};
 
 /// Longest path and query, in bytes.
 const TARGET_BYTES: usize = 4096;
@@ -103,27 +106,6 @@ fn route(path: &str) -> Option<Route> {
         ["p", id, rest @ ..] => Route::Session { id: (*id).to_owned(), view: View::of(rest)? },
         rest => Route::View(View::of(rest)?),
     })
-}
-
-fn decoded(text: &str) -> Option<String> {
-    percent_decode_str(text).decode_utf8().ok().map(Into::into)
-}
-
-/// The query of an address, as forms write it.
-#[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn read(query: &str) -> Self {
-        let part = |text: &str| decoded(&text.replace('+', " "));
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        Self(pairs.filter_map(|(name, value)| Some((part(name)?, part(value)?))).collect())
-    }
-
-    /// The first value of that name; `""`: none.
-    pub(super) fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(have, _)| have == name).map_or("", |(_, value)| value.trim())
-    }
 }
 
 #[cfg(test)]

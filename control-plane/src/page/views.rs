@@ -16,8 +16,8 @@ use tonic::Status;
 
 use super::{
     html::{self as parts, Frame, path},
+    query::Query,
     reader::Reader,
-    request::Query,
 };
 
 /// What is shown.

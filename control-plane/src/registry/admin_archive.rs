@@ -186,10 +186,13 @@ impl Registry {
     ) -> Result<T, RegistryError> {
         let key = Key::AdminArchive(chain.clone());
         let head = self.load_admin_head(chain).await?.value.sequence;
+        // Of a chain that no replica archives, the oldest changes may be gone, first ones first.
+        let has_first = self.store.get(&Key::AdminChange(chain.clone(), 1)).await?.is_some();
+        let oldest = if has_first { 1 } else { oldest_without_archive(head) };
         retry_on_conflict(async || {
             let stored = self.load::<AdminArchive>(key.clone()).await?;
             let is_new = stored.is_none();
-            let value = AdminArchive { kept_from: oldest_without_archive(head), holders: Vec::new() };
+            let value = AdminArchive { kept_from: oldest, holders: Vec::new() };
             let mut stored = stored.unwrap_or(Stored { key: key.clone(), value, modified: 0 });
             let before = stored.value.clone();
             let result = update(&mut stored.value);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     SealError,
-    key_service::{AwsKmsConfig, TransitConfig},
+    key_service_config::{AwsKmsConfig, TransitConfig},
 };
 
 /// Bounds of `check_every`.

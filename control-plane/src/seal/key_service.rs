@@ -5,16 +5,14 @@
 mod aws_kms;
 mod transit;
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::future::BoxFuture;
-use seks_network::address::{DialGuard, DialRules, Networks};
 use seks_runtime::private_file::read_private;
 use zeroize::Zeroizing;
 
 use self::{aws_kms::AwsKms, transit::Transit};
-pub use self::{aws_kms::AwsKmsConfig, transit::TransitConfig};
 use super::{
     SealConfig, SealError, SealKind,
     local::{self, LocalKek},
@@ -131,25 +129,6 @@ pub(super) async fn load(config: &SealConfig) -> Result<(LocalKek, Vec<LocalKek>
         });
     }
     Ok((active, older))
-}
-
-/// A key service is where the configuration says, also in a private network. Addresses of cloud
-/// metadata stay forbidden.
-fn dial_rules() -> DialRules {
-    let allowed = Networks::loopback_and_lan();
-    DialRules {
-        guard: Arc::new(DialGuard { allowed: allowed.clone(), ..DialGuard::default() }),
-        tenant_networks: allowed,
-    }
-}
-
-/// Whether a URL is TLS, or plain to this machine alone.
-fn is_safe(url: &str) -> bool {
-    let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
-    url.starts_with("https://")
-        || local
-            .iter()
-            .any(|origin| url.strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])))
 }
 
 /// A secret of the configuration in a file of its own.

@@ -289,9 +289,11 @@ async fn every_role_can_do_over_the_wire_what_the_matrix_says_and_nothing_else()
             let refused = end.as_ref().is_some_and(|end| is_refused(end) || is_hidden(end));
             assert_eq!(!refused, allowed, "{name} {method}: {end:?}");
             // What is allowed works, too: only there is no node to get or revoke, no request to
-            // suggest policies from, no trust yet, and the digest is of a token that nobody issued.
+            // suggest policies from, no trust yet, no page, and the digest is of a token that
+            // nobody issued.
             let works = end.is_none()
-                || ["GetNode", "RevokeNode", "LookupToken", "SuggestPolicies", "GetTrust"].contains(&method);
+                || ["GetNode", "RevokeNode", "LookupToken", "SuggestPolicies", "GetTrust", "CreatePageLink"]
+                    .contains(&method);
             assert!(!allowed || works, "{name} {method}: {end:?}");
         }
     }

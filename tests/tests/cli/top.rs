@@ -14,7 +14,7 @@ use super::{KEY, succeed};
 
 /// Runs `seks top` on a terminal of its own, does what `argv[1]` says, and reports as JSON.
 const TERMINAL: &str = r#"
-import fcntl, json, os, pty, select, signal, struct, sys, termios, time
+import fcntl, json, os, pty, re, select, signal, struct, sys, termios, time
 action, command = sys.argv[1], sys.argv[2:]
 master, slave = pty.openpty()
 size = lambda rows, columns: fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -42,9 +42,10 @@ if action == "resize":
     seen = b""
     size(8, 60)
     os.kill(pid, signal.SIGWINCH)
-    read(lambda text: frames(text) >= 2)
-    frame = seen.split(b"\x1b[H")[1].decode()
-    lines = frame.replace("\x1b[K", "").replace("\x1b[J", "").split("\r\n")
+    # A frame may be on its way at the old size.
+    read(lambda text: frames(text) >= 4)
+    frame = seen.split(b"\x1b[H")[-2].decode()
+    lines = [line.rstrip("\r") for line in re.sub("\x1b\\[[0-9]*[A-Za-z]", "", frame).split("\r\n")]
     report["lines"] = len(lines)
     report["widest"] = max(len(line) for line in lines)
     os.write(master, b"q")

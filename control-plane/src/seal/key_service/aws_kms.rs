@@ -1,20 +1,18 @@
 //! AWS KMS: a symmetric key of the service.
 
-use std::path::PathBuf;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{KeyService, KeyServiceError, away, dial_rules, is_safe, read_roots, read_secret};
+use super::{KeyService, KeyServiceError, away, read_roots, read_secret};
 use crate::{
     mint::{
         MintError,
         aws::{AwsKey, AwsService},
     },
-    seal::SealError,
+    seal::key_service_config::{AwsKmsConfig, dial_rules},
 };
 
 /// Exceptions by which KMS says that this key may not be used.
@@ -26,40 +24,6 @@ const REFUSALS: [&str; 6] = [
     "KMSInvalidStateException",
     "NotFoundException",
 ];
-
-/// `[seal.aws_kms]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AwsKmsConfig {
-    /// `eu-central-1`. No default.
-    pub region: String,
-    /// The key's id, ARN or `alias/NAME`. No default.
-    pub key_id: String,
-    /// A private file with `{"access_key_id":…,"secret_access_key":…}`, and `session_token` for
-    /// temporary credentials. Read at each call. Default: the variables `AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
-    pub credentials_file: PathBuf,
-    /// Another address than the public one, such as a VPC endpoint. Default: none.
-    pub endpoint: String,
-    /// PEM roots that verify the server. Default: the system's.
-    pub ca_file: PathBuf,
-}
-
-impl AwsKmsConfig {
-    pub(in crate::seal) fn check(&self) -> Result<(), SealError> {
-        let wrong = |key, reason| Err(SealError::Config { key, reason });
-        if self.key_id.is_empty() {
-            return wrong("aws_kms.key_id", "is missing");
-        }
-        if !self.endpoint.is_empty() && !is_safe(&self.endpoint) {
-            return wrong("aws_kms.endpoint", "is an https URL, or an http URL of this machine");
-        }
-        match AwsService::new("kms", &self.region, &self.endpoint, dial_rules()) {
-            Ok(_) => Ok(()),
-            Err(_) => wrong("aws_kms.region", "is a name such as `eu-central-1`"),
-        }
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

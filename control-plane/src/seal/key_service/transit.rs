@@ -1,93 +1,22 @@
 //! The transit engine of HashiCorp Vault and OpenBao.
 
-use std::path::PathBuf;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::future::BoxFuture;
 use http::HeaderName;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{KeyService, KeyServiceError, away, dial_rules, is_safe, read_roots, read_secret};
+use super::{KeyService, KeyServiceError, away, read_roots, read_secret};
 use crate::{
     mint::{
         MintError,
         endpoint::{Endpoint, sensitive},
     },
-    seal::SealError,
+    seal::key_service_config::{TransitConfig, dial_rules},
 };
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
-
-/// `[seal.transit]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TransitConfig {
-    /// `https://vault.example:8200`; plain `http` only to this machine. No default.
-    pub address: String,
-    /// Where the engine is mounted. Default: `transit`.
-    pub mount: String,
-    /// The key's name. No default.
-    pub key: String,
-    /// A file with a token that may encrypt and decrypt with the key. Read at each call.
-    pub token_file: PathBuf,
-    /// An AppRole, instead of a token; `secret_id_file` belongs to it.
-    pub role_id: String,
-    /// A file with the AppRole's secret id. Read at each call.
-    pub secret_id_file: PathBuf,
-    /// A role of the Kubernetes auth method, instead of a token.
-    pub kubernetes_role: String,
-    /// The service account's token. Default:
-    /// `/var/run/secrets/kubernetes.io/serviceaccount/token`.
-    pub kubernetes_token_file: PathBuf,
-    /// Where the auth method is mounted. Default: `approle` or `kubernetes`.
-    pub auth_mount: String,
-    /// Of Vault Enterprise and OpenBao. Default: none.
-    pub namespace: String,
-    /// PEM roots that verify the server. Default: the system's.
-    pub ca_file: PathBuf,
-}
-
-impl Default for TransitConfig {
-    fn default() -> Self {
-        Self {
-            address: String::new(),
-            mount: "transit".into(),
-            key: String::new(),
-            token_file: PathBuf::new(),
-            role_id: String::new(),
-            secret_id_file: PathBuf::new(),
-            kubernetes_role: String::new(),
-            kubernetes_token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
-            auth_mount: String::new(),
-            namespace: String::new(),
-            ca_file: PathBuf::new(),
-        }
-    }
-}
-
-impl TransitConfig {
-    pub(in crate::seal) fn check(&self) -> Result<(), SealError> {
-        let wrong = |key, reason| Err(SealError::Config { key, reason });
-        if !is_safe(&self.address) {
-            return wrong("transit.address", "is an https URL, or an http URL of this machine");
-        }
-        if self.key.is_empty() {
-            return wrong("transit.key", "is missing");
-        }
-        if [&self.mount, &self.key].iter().any(|part| !crate::mint::is_path(part)) {
-            return wrong("transit.key", "and `mount` are segments of letters, digits, `-`, `_` and `.`");
-        }
-        let has_role = !self.role_id.is_empty() && !self.secret_id_file.as_os_str().is_empty();
-        let logins = [!self.token_file.as_os_str().is_empty(), has_role, !self.kubernetes_role.is_empty()];
-        match logins.iter().filter(|has| **has).count() {
-            1 => Ok(()),
-            _ => wrong("transit.token_file", "or `role_id` with `secret_id_file`, or `kubernetes_role`: exactly one"),
-        }
-    }
-}
 
 /// One key of the engine.
 pub(super) struct Transit {

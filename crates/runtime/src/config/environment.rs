@@ -4,8 +4,20 @@ use super::{ConfigError, Origin};
 
 /// First words of the sections of both planes. A variable for the other plane's section is no
 /// error, because both planes may share one environment file.
-const SECTIONS: &[&str] =
-    &["STORE", "SEAL", "ADMIN", "DISTRIBUTION", "NODE", "CONTROL", "PROXY", "UPSTREAM", "AUDIT", "TELEMETRY"];
+const SECTIONS: &[&str] = &[
+    "STORE",
+    "SEAL",
+    "SOURCES",
+    "ADMIN",
+    "PAGE",
+    "DISTRIBUTION",
+    "NODE",
+    "CONTROL",
+    "PROXY",
+    "UPSTREAM",
+    "AUDIT",
+    "TELEMETRY",
+];
 
 /// `SEKS_…` variables that are no configuration keys. Other code reads them.
 const UNRELATED: &[&str] = &[
