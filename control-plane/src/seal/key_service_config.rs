@@ -1,4 +1,5 @@
-//! `[seal.transit]` and `[seal.aws_kms]`: where a key service is, and how the control plane logs in.
+//! `[seal.transit]` and `[seal.aws_kms]`: where a key service is, and how the control plane logs
+//! in.
 
 use std::{path::PathBuf, sync::Arc};
 
