@@ -90,11 +90,13 @@ impl Screen {
     /// # Errors
     /// Of the terminal.
     pub(super) fn draw(&self, text: &str) -> error::Result<()> {
-        let lines = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_row)).filter(|rows| *rows > 1);
+        let size = tcgetwinsize(io::stdout()).ok();
+        let lines = size.map(|size| usize::from(size.ws_row)).filter(|rows| *rows > 1);
+        let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
         let mut frame = String::from("\u{1b}[H");
         for (number, line) in text.lines().take(lines.unwrap_or(LINES).saturating_sub(1)).enumerate() {
             let start = if number == 0 { "" } else { "\r\n" };
-            frame.push_str(&format!("{start}{line}\u{1b}[K"));
+            frame.push_str(&format!("{start}{}\u{1b}[K", cut(line, columns.unwrap_or(usize::MAX))));
         }
         frame.push_str("\u{1b}[J");
         self.output.raw(&frame)
@@ -141,6 +143,21 @@ impl Drop for Screen {
     }
 }
 
+/// The beginning of a line, as long as `columns` visible characters. Control sequences have no
+/// width and all stay, so that a colour ends.
+fn cut(line: &str, columns: usize) -> String {
+    let (mut cut, mut width, mut is_sequence) = (String::with_capacity(line.len()), 0, false);
+    for character in line.chars() {
+        is_sequence |= character == '\u{1b}';
+        width += usize::from(!is_sequence);
+        if is_sequence || width <= columns {
+            cut.push(character);
+        }
+        is_sequence &= !character.is_ascii_alphabetic();
+    }
+    cut
+}
+
 fn read_keys(keys: &mpsc::Sender<u8>, stop: &AtomicBool) {
     let mut key = [0];
     while !stop.load(Relaxed) {
@@ -152,6 +169,24 @@ fn read_keys(keys: &mpsc::Sender<u8>, stop: &AtomicBool) {
                 let _: Result<(), _> = keys.try_send(key);
             }
             Err(_) => return, // the terminal is gone
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_by_what_is_seen_of_it() {
+        for (line, columns, want) in [
+            ("abc", 5, "abc"),
+            ("abcdef", 3, "abc"),
+            ("\u{1b}[1mabcdef\u{1b}[0m", 3, "\u{1b}[1mabc\u{1b}[0m"),
+            ("äöü", 2, "äö"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(cut(line, columns), want);
         }
     }
 }
