@@ -141,6 +141,14 @@ impl FramingFields {
     }
 }
 
+/// Whether there is one length, in digits and nothing else: then it can stay as it is.
+fn is_plain_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let (Some(length), None) = (lengths.next(), lengths.next()) else { return false };
+    let digits = length.as_bytes();
+    digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || !digits.starts_with(b"0"))
+}
+
 impl Head {
     /// `bytes` end with the first empty line. Values are not copied.
     fn parse(bytes: &Bytes) -> Result<Self, UpstreamError> {
@@ -172,7 +180,10 @@ impl Head {
             (true, Some(_)) => return Err(UpstreamError::LengthAndChunked),
             (true, None) if old => return Err(UpstreamError::ChunkedInHttp10),
             // However it was written: a list of equal numbers is one number.
-            (_, Some(length)) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+            (_, Some(length)) if !is_plain_length(&headers) => {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            (_, Some(_)) => {}
             (_, None) => {}
         }
         Ok(Self { status, headers, closes: close || identity || (old && !keep), length, chunked })
