@@ -45,7 +45,10 @@ pub(super) struct Screen {
     keys: mpsc::Receiver<u8>,
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
+    // Streams, and not futures that are made for each wait: a signal between two waits must not be
+    // lost.
     resized: Signal,
+    interrupted: Signal,
     terminated: Signal,
     hung_up: Signal,
 }
@@ -70,6 +73,7 @@ impl Screen {
             stop: Arc::default(),
             reader: None,
             resized: signal(SignalKind::window_change())?,
+            interrupted: signal(SignalKind::interrupt())?,
             terminated: signal(SignalKind::terminate())?,
             hung_up: signal(SignalKind::hangup())?,
         };
@@ -112,7 +116,7 @@ impl Screen {
                 _ = self.resized.recv() => return Event::Resized,
                 _ = self.terminated.recv() => return Event::Quit,
                 _ = self.hung_up.recv() => return Event::Quit,
-                _ = tokio::signal::ctrl_c() => return Event::Quit,
+                _ = self.interrupted.recv() => return Event::Quit,
                 key = self.keys.recv() => match key {
                     // `None`: the keyboard is gone. 3 is Ctrl-C, 4 Ctrl-D.
                     Some(b'q' | b'Q' | 3 | 4) | None => return Event::Quit,
