@@ -30,7 +30,7 @@ const BODIES: &str = "tests/tests/isolation/tenants_on_node/bodies.rs";
 const LOGS: &str = "tests/tests/isolation/availability/logs.rs";
 const SPOOL: &str = "crates/audit/src/spool/tests.rs";
 const TRAIL: &str = "crates/audit/src/trail/tests.rs";
-const PROCESS: &str = "crates/runtime/src/process.rs";
+const PROCESS: &str = "crates/runtime/tests/process_metrics.rs";
 const MINT: &str = "tests/tests/mint/main.rs";
 const TRUST: &str = "tests/tests/trust/main.rs";
 
