@@ -235,8 +235,9 @@ fn check_headers(parts: &Parts) -> Result<(), Refusal> {
     if parts.version == Version::HTTP_2 && parts.headers.values().any(is_padded) {
         return Err(Refusal::invalid("a field's value begins or ends with a blank"));
     }
-    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`). Over HTTP/2, where
-    // no intermediary of the agent's has had a reason to split the field, it is a malformed request.
+    // Over HTTP/1 a doubled Authorization is two credentials (`token_ambiguous`). Over HTTP/2,
+    // where no intermediary of the agent's has had a reason to split the field, it is a malformed
+    // request.
     let doubled = parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some();
     if doubled && parts.version == Version::HTTP_2 {
         return Err(Refusal::invalid("Authorization stands twice"));
