@@ -61,6 +61,7 @@ pages! {
     ListAgentsResponse agents Agent;
     ListTokensResponse tokens Token;
     ListTrustsResponse trusts Token;
+    ListApprovalsResponse approvals Approval;
     ListPoliciesResponse policies Policy;
 }
 

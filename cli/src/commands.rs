@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod approval;
 pub mod audit;
 pub mod ca;
 pub mod completions;
@@ -62,6 +63,9 @@ pub enum Command {
     /// How much agents may do in a minute, a day or at once
     #[command(subcommand)]
     Limit(limit::Verb),
+    /// Requests that wait for an operator's approval
+    #[command(subcommand)]
+    Approval(approval::Verb),
     /// Cedar policies: which agent may do what
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -115,6 +119,7 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Token(verb) => token::run(global, verb).await?,
         Command::Trust(verb) => trust::run(global, verb).await?,
         Command::Limit(verb) => limit::run(global, verb).await?,
+        Command::Approval(verb) => approval::run(global, verb).await?,
         Command::Policy(verb) => policy::run(global, verb).await?,
         Command::Apply(args) => apply::run(global, args).await?,
         Command::Export => apply::export(global).await?,

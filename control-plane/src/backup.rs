@@ -213,6 +213,8 @@ fn is_kept(key: &Key) -> bool {
         | Key::Policy(..)
         | Key::PolicySet(_)
         | Key::LimitWindow(..)
+        | Key::Approval(..)
+        | Key::ApprovalTurn(_)
         | Key::Request(..) => true,
     }
 }

@@ -10,6 +10,7 @@ mod connection_limiter;
 pub mod enrolment;
 pub(crate) mod grpc_stream;
 pub(crate) mod handshake_limiter;
+pub(crate) mod approvals;
 pub(crate) mod limit_shares;
 pub(crate) mod session;
 mod stream_end;

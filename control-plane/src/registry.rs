@@ -10,6 +10,7 @@
 pub mod admin_archive;
 mod admin_chain;
 mod agent;
+mod approval;
 pub mod audit_head;
 mod aws;
 mod bind;
@@ -46,6 +47,7 @@ use seks_network::address::Networks;
 pub use self::{
     admin_chain::{Actor, AdminHead},
     agent::AttributeChange,
+    approval::{ApprovalState, Approve, Asked, RefusedRequest},
     bind::Rebound,
     desired::{Action, Desired, ObjectChange, ObjectKind, Outcome, TenantState},
     error::RegistryError,

@@ -26,11 +26,12 @@ pub enum Code {
     NodeStale,
     AuditUnavailable,
     CredentialUnbound,
+    ApprovalRequired,
 }
 
 impl Code {
     /// Every one, in the order of their numbers: metrics are arrays over it.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenUnknown,
@@ -51,6 +52,7 @@ impl Code {
         Self::NodeStale,
         Self::AuditUnavailable,
         Self::CredentialUnbound,
+        Self::ApprovalRequired,
     ];
 
     /// Its name in `urn:seks:error:CODE`, in spans and in metrics.
@@ -112,6 +114,9 @@ impl Code {
                 Useless,
                 "the service's destination has changed since its credential was stored",
             ),
+            Self::ApprovalRequired => {
+                ("approval_required", S::FORBIDDEN, Useless, "an operator has to approve this request")
+            }
         }
     }
 }

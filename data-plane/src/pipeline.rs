@@ -14,6 +14,7 @@
 //! Each of these types has a private field, so only its file can make one.
 
 pub(crate) mod admit;
+pub(crate) mod approval;
 pub(crate) mod audit;
 pub(crate) mod authorize;
 pub(crate) mod body_buffers;

@@ -29,6 +29,7 @@ use crate::{
         forward,
         in_flight::InFlight,
         inject::{self, Injected, Injection},
+        approval,
         limits,
         lookup::{self, Identified},
         prepared::PreparedInjection,
@@ -291,10 +292,19 @@ impl Proxy {
     ) -> Result<Box<Injected>, Refusal> {
         for _ in 0..MAX_DECISIONS {
             let terms = (&self.bounds, self.config.upstream.replaced_credential_grace);
-            let permitted = authorize::call(identified, body, &caller, terms, record).await?;
+            let permitted = match authorize::call(identified, body, &caller, terms, record).await {
+                Ok(permitted) => permitted,
+                Err(refusal) if refusal.needed().is_some() => {
+                    return Err(Box::pin(approval::put_before_operators(refusal, &self.table)).await);
+                }
+                Err(refusal) => return Err(refusal),
+            };
             if record.has_uncounted_limits() {
                 // Boxed: it may wait, and has a timer.
                 Box::pin(limits::call(&permitted.identified.token, &self.table, record)).await?;
+            }
+            if record.has_pending_uses() {
+                Box::pin(approval::take_uses(&permitted.identified.token, &self.table, record)).await?;
             }
             let connected =
                 connect::call(permitted, &self.upstreams, &self.table, self.audit.metrics(), record).await?;

@@ -245,6 +245,7 @@ async fn stay_connected(
             nearer = return_to_nearer(config, trust, &own, table, &selector) => StreamEnd::Nearer(nearer),
         };
         table.limit_slices().stream_ended();
+        table.approvals().stream_ended();
         status.update(|s| {
             s.connected = None;
             s.last_error = Some(end.to_string());

@@ -8,6 +8,7 @@
 //! cut, before the call returns: what is acknowledged afterwards is never served again.
 
 mod apply;
+mod approval_questions;
 mod change;
 mod checksum;
 mod cut;
@@ -45,6 +46,7 @@ use seks_types::{
 pub(crate) use self::generation::Schemes;
 pub use self::{
     apply::ApplyError,
+    approval_questions::{ApprovalQuestions, ApprovalState, RefusedRequest},
     change::{Change, ChecksumUpdate, Delta, RecordKind, TokenRecord},
     cut::{Cut, CutReason, Reevaluate, Verdict},
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
@@ -86,6 +88,7 @@ pub struct Table {
     exchanged: ExchangedTokens,
     unknown_keys: UnknownKeys,
     limit_slices: LimitSlices,
+    approvals: ApprovalQuestions,
 }
 
 impl Table {
@@ -105,6 +108,7 @@ impl Table {
             exchanged: ExchangedTokens::default(),
             unknown_keys: UnknownKeys::default(),
             limit_slices: LimitSlices::default(),
+            approvals: ApprovalQuestions::default(),
         })
     }
 
@@ -145,6 +149,12 @@ impl Table {
     #[must_use]
     pub fn unknown_keys(&self) -> &UnknownKeys {
         &self.unknown_keys
+    }
+
+    /// Questions about approvals.
+    #[must_use]
+    pub fn approvals(&self) -> &ApprovalQuestions {
+        &self.approvals
     }
 
     /// What this node may spend of each limit.

@@ -115,6 +115,8 @@ rules! {
     GetToken: Tenant Viewer;
     ListTrusts: Tenant Viewer;
     GetTrust: Tenant Viewer;
+    ListApprovals: Tenant Viewer;
+    GetApproval: Tenant Viewer;
     ListPolicies: Tenant Viewer;
     GetPolicy: Tenant Viewer;
     CheckPolicies: Tenant Viewer;
@@ -151,6 +153,10 @@ rules! {
     CreateTrust: Tenant Editor;
     UpdateTrust: Tenant Editor;
     DeleteTrust: Tenant Editor;
+    GrantApproval: Tenant Editor; // where the tenant says so, another than the token's issuer
+    DenyApproval: Tenant Editor;
+    RevokeApproval: Tenant Editor;
+    SetApprovalRules: Tenant Owner; // an editor is whom the rule is about
     ApplyPolicies: Tenant Editor;
     DeletePolicy: Tenant Editor;
 

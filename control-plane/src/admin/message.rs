@@ -47,6 +47,9 @@ messages! {
     RotateTokenRequest: tenant, name;
     AwsKeyPairRequest: tenant, none;
     UpdateTrustRequest: tenant, name;
+    GrantApprovalRequest: tenant, name;
+    DenyApprovalRequest: tenant, name;
+    SetApprovalRulesRequest: tenant, none;
     ApplyPoliciesRequest: tenant, none;
     CheckPoliciesRequest: tenant, none;
     SimulateRequest: tenant, agent;

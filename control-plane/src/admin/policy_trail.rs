@@ -283,7 +283,7 @@ async fn candidate(
         let mut all: Vec<Policy> = stored.into_iter().filter(|policy| !is_replaced(policy)).collect();
         all.extend(file.into_iter().map(|new| {
             let (tenant, id) = (tenant_name.clone(), new.id.to_string());
-            Policy { tenant, id, text: new.text, updated_at: 0 }
+            Policy { tenant, id, text: new.text, ..Policy::default() }
         }));
         let policies = Policies::compile(&all).map_err(|error| RegistryError::Policies(vec![error]))?;
         policies.check_budget().map_err(|error| RegistryError::Policies(vec![error]))?;

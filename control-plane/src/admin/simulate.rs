@@ -14,7 +14,7 @@ use seks_service::{
 use seks_types::id::{AgentName, ServiceName, TenantName, TokenId};
 
 use super::{Admin, Answer, auth::Caller, parse::name, problem::Problem};
-use crate::registry::RegistryError;
+use crate::{clock::unix_now, registry::RegistryError};
 
 /// Most policies of an explanation, and most bytes of what they lack.
 const EXPLAINED: usize = 100;
@@ -117,7 +117,7 @@ impl Simulation {
         }
         let traces = if explains { policies.explain(&agent, &record.attributes, &service, &call) } else { Vec::new() };
         Ok(ExplainPoliciesResponse {
-            decision: Some(answer(&slice.decide(&call), target.path())),
+            decision: Some(answer(&slice.decide(&call), call.query, target.path())),
             policies: listed(traces),
         })
     }
@@ -145,11 +145,23 @@ fn facts(
     })
 }
 
-fn answer(decision: &Decision, path: &str) -> SimulateResponse {
+/// How often a grant was used is not looked at.
+fn answer(decision: &Decision, query: &str, path: &str) -> SimulateResponse {
+    let approvals = decision.approvals.as_ref().filter(|approvals| !approvals.are_granted(query, unix_now()));
+    let needs_approval = approvals.filter(|_| decision.allowed);
+    let reason = match (needs_approval, decision.allowed) {
+        (Some(_), _) => "approval_required",
+        (None, true) => "",
+        (None, false) => "policy_denied",
+    };
+    let ids = match needs_approval {
+        Some(approvals) => approvals.required.iter().map(|required| required.policy.to_string()).collect(),
+        None => decision.policy_ids.iter().map(ToString::to_string).collect(),
+    };
     SimulateResponse {
-        allowed: decision.allowed,
-        reason: if decision.allowed { String::new() } else { "policy_denied".into() },
-        policy_ids: decision.policy_ids.iter().map(ToString::to_string).collect(),
+        allowed: decision.allowed && needs_approval.is_none(),
+        reason: reason.into(),
+        policy_ids: ids,
         upstream_path: path.into(),
         errors: decision.error.iter().map(ToString::to_string).collect(),
     }

@@ -80,8 +80,9 @@ const STREAM_STARTS: Rate = Rate { per_second: 5.0, burst: 100.0 };
 const MAX_BARRIER_REQUESTS: u32 = 8;
 /// How often a warning that a node can cause is repeated.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Answers about limits that wait for a stream. More of them are dropped, and count as spent.
-const MAX_LIMIT_ANSWERS: usize = 1024;
+/// Answers about limits and approvals that wait for a stream. More of them are dropped, and count as
+/// spent.
+const MAX_ANSWERS: usize = 1024;
 /// How long a parting word may wait for what was said before.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -120,6 +121,8 @@ pub(crate) struct Limits {
     handshakes: HandshakeLimiter,
     /// Questions about limits, by node.
     limit_questions: RateLimits<NodeId>,
+    /// Questions about approvals, by node.
+    approval_questions: RateLimits<NodeId>,
     /// Streams that begin, by whose they are.
     stream_starts: RateLimits<Identity>,
     /// Reports of refused credentials, by node.
@@ -139,6 +142,7 @@ impl Limits {
             stream_starts: RateLimits::default(),
             refusals: RateLimits::default(),
             limit_questions: RateLimits::default(),
+            approval_questions: RateLimits::default(),
             unsent_reports: Repeated::new(WARN_EVERY),
             divergences: Repeated::new(WARN_EVERY),
         }
@@ -239,9 +243,9 @@ async fn serve_stream(
         shared.fleet.leases.open_stream(&node, stream, &hello).cancelled_owned().map(|()| ControlEvent::Fenced);
     let revoked = member.revoked.clone().cancelled_owned().map(|()| ControlEvent::Revoked);
     tracing::info!(seks.node = %node, region = hello.region, resumed = welcome.resumed, "a node's stream begins");
-    let (limit_answers, mut answers) = mpsc::channel(MAX_LIMIT_ANSWERS);
+    let (answers, mut waiting_answers) = mpsc::channel(MAX_ANSWERS);
     let mut session = Session {
-        limit_answers,
+        answers,
         sent: hello.applied_revision,
         was_sent: 0,
         complete: welcome.resumed,
@@ -278,7 +282,7 @@ async fn serve_stream(
     if unix_now() < expires_at - RENEWAL_SECONDS {
         control.push(renewal.boxed());
     }
-    let Err(end) = session.drive(&mut inbound, outbound, control.into_iter().collect(), &mut answers).await;
+    let Err(end) = session.drive(&mut inbound, outbound, control.into_iter().collect(), &mut waiting_answers).await;
     if matches!(end, StreamEnd::Revoked) {
         let _ = timeout(CLOSE_TIMEOUT, session.fence_revoked_node(&mut inbound, outbound, member.revoked_at())).await;
     }
@@ -349,8 +353,8 @@ struct Session {
     nacks: u32,
     /// Barriers that it has asked for ahead of time.
     barrier_requests: u32,
-    /// Answers about limits, from the tasks that find them.
-    limit_answers: mpsc::Sender<wire::LimitSlice>,
+    /// Answers about limits and approvals, from the tasks that find them.
+    answers: mpsc::Sender<ToNode>,
 }
 
 impl Session {
@@ -359,7 +363,7 @@ impl Session {
         inbound: &mut Inbound,
         outbound: &mut Outbound,
         mut control: ControlEvents,
-        limit_answers: &mut mpsc::Receiver<wire::LimitSlice>,
+        answers: &mut mpsc::Receiver<ToNode>,
     ) -> Result<Infallible, StreamEnd> {
         let mut news = WatchStream::from_changes(self.shared.changes.log.subscribe_entries());
         let mut barrier = WatchStream::from_changes(self.shared.fleet.barriers.subscribe());
@@ -400,10 +404,10 @@ impl Session {
                 }
                 Some(()) = OptionFuture::from(recording.as_mut()) => recording = None,
                 Some(()) = OptionFuture::from(unwrapping.as_mut()) => unwrapping = None,
-                Some(slice) = limit_answers.recv() => {
+                Some(answer) = answers.recv() => {
                     // Who doesn't even read that, isn't waited for. What was granted counts as
                     // spent.
-                    if let Ok(sent) = timeout(CLOSE_TIMEOUT, send(outbound, ToNode::LimitSlice(slice))).await {
+                    if let Ok(sent) = timeout(CLOSE_TIMEOUT, send(outbound, answer)).await {
                         sent?;
                     }
                 }
@@ -483,6 +487,7 @@ impl Session {
             FromNode::Refused(refused) => self.credential_refused(refused),
             FromNode::UnknownKey(unknown) => self.key_unknown(&unknown),
             FromNode::LimitQuestion(question) => self.limit_asked(question),
+            FromNode::ApprovalQuestion(question) => self.approval_asked(question),
             FromNode::Hello(_) => return Err(StreamEnd::Protocol("a second Hello")),
         }
         Ok(())

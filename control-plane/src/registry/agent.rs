@@ -155,6 +155,7 @@ impl Registry {
                 self.delete_tokens(tenant, batch).await?;
             }
         }
+        self.forget_approvals_of(tenant, name).await?;
         self.commit(Change::new().delete(Key::Agent(tenant.clone(), name.clone()))).await
     }
 

@@ -409,7 +409,9 @@ impl<'a> Plan<'a> {
             self.put(ObjectKind::Policy, key, old, &policy)?;
             self.after.policies.insert(policy.id.clone(), policy);
         }
-        let gone = |stored: &&Stored<Policy>| prunes && !wanted.iter().any(|new| new.id.as_str() == stored.value.id);
+        // Approvals are no part of a file.
+        let is_named = |stored: &Stored<Policy>| wanted.iter().any(|new| new.id.as_str() == stored.value.id);
+        let gone = |stored: &&Stored<Policy>| prunes && !stored.value.approval_grant && !is_named(stored);
         for stored in self.present.policies.iter().filter(gone) {
             self.note_revision(ObjectKind::Policy, &stored.value.id, stored.modified);
             self.changes.push(ObjectChange::delete(ObjectKind::Policy, &stored.value.id));

@@ -36,6 +36,7 @@ impl Registry {
                     self.forget(over.map(|t| (t.key, t.modified)).collect()).await?;
                 }
             }
+            self.forget_ended_approvals(&name).await?;
             let mut pages = self.pages(&prefix::kind(&name, "request"));
             while let Some(requests) = pages.next::<RequestRecord>().await? {
                 let over = requests.into_iter().filter(|r| r.value.created_at + limits::REQUEST_SECONDS <= now);

@@ -10,6 +10,26 @@ pub const ATTRIBUTE_VALUE_BYTES: usize = 256;
 pub const GRANTS: usize = 64;
 /// Trusts of a tenant: the keys of each are fetched every few minutes.
 pub const TRUSTS: usize = 100;
+/// Approvals of a tenant, those that ended in the last day included.
+pub const APPROVALS: usize = 1_000;
+/// Requests of a tenant that wait for approval at the same time.
+pub const WAITING_APPROVALS: usize = 100;
+/// The same of one agent.
+pub const WAITING_APPROVALS_OF_AGENT: usize = 10;
+/// Seconds for which a request waits for approval: 24 h.
+pub const APPROVAL_WAITS_SECONDS: i64 = 24 * 60 * 60;
+/// Seconds for which an approval or a denial holds: 1 s to 7 days.
+pub const MIN_APPROVAL_SECONDS: u64 = 1;
+/// See [`MIN_APPROVAL_SECONDS`].
+pub const MAX_APPROVAL_SECONDS: u64 = 7 * 24 * 60 * 60;
+/// Seconds for which an approval is shown after its end: 24 h.
+pub const ENDED_APPROVAL_SECONDS: i64 = 24 * 60 * 60;
+/// Bytes of a path that can be approved.
+pub const APPROVAL_PATH_BYTES: usize = 1024;
+/// Parameters of a query that can be approved.
+pub const APPROVAL_QUERY_NAMES: usize = 32;
+/// Bytes of an operator's reason.
+pub const APPROVAL_REASON_BYTES: usize = 500;
 /// Networks that one token may be bound to.
 pub const CIDRS: usize = 64;
 /// Default lifetime of a token in seconds: 24 h.

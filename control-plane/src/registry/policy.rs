@@ -24,7 +24,7 @@ pub(super) fn granted_services(tenant: &TenantName) -> Option<(Key, Policy)> {
     let id = PolicyId::try_from("granted-services").ok()?;
     let key = Key::Policy(tenant.clone(), id.clone());
     let (tenant, text) = (tenant.to_string(), GRANTED_SERVICES.to_string());
-    Some((key, Policy { tenant, id: id.to_string(), text, updated_at: now() }))
+    Some((key, Policy { tenant, id: id.to_string(), text, updated_at: now(), ..Policy::default() }))
 }
 
 /// Reads of a tenant's policies while others commit, before the caller is told that it is busy.
@@ -126,6 +126,9 @@ impl Registry {
             let Some(policy) = self.load::<Policy>(Key::Policy(tenant.clone(), id.clone())).await? else {
                 return Err(self.missing(tenant, KIND, id.as_str()).await);
             };
+            if policy.value.approval_grant {
+                return self.revoke_approval(tenant, id).await;
+            }
             let (all, set) = self.load_policies(tenant, |other| other == id.as_str()).await?;
             let left = PolicySet::of(all.iter().filter(|p| p.key != policy.key).map(|stored| &stored.value));
             let change = Change::new().check(&policy).check(&set);
@@ -216,7 +219,8 @@ fn tampered(tenant: &TenantName, ids: impl Iterator<Item = String>) -> RegistryE
 }
 
 pub(super) fn to_record(tenant: &TenantName, parsed: &ParsedPolicy) -> Policy {
-    Policy { tenant: tenant.to_string(), id: parsed.id.to_string(), text: parsed.text.clone(), updated_at: now() }
+    let (tenant, id, text) = (tenant.to_string(), parsed.id.to_string(), parsed.text.clone());
+    Policy { tenant, id, text, updated_at: now(), ..Policy::default() }
 }
 
 /// What services declare for policies.

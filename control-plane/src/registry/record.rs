@@ -1,7 +1,7 @@
 //! What is stored: the nouns of the wire contract, one message a record, and where each was found.
 
 pub use seks_proto::wire::{
-    Agent, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role, RoleBinding,
+    Agent, Approval, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role, RoleBinding,
     Service, Tenant, Token, Trust, Usage,
 };
 use seks_types::destination::Destination;

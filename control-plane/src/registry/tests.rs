@@ -21,6 +21,7 @@ use crate::{
     store::{Key, Revision, StoreConfig, StoreError, key::prefix},
 };
 
+mod approvals;
 mod archive;
 mod counting;
 mod desired;

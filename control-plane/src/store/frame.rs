@@ -74,6 +74,8 @@ pub(crate) fn has_frame(key: &Key) -> bool {
         | Key::Policy(..)
         | Key::PolicySet(_)
         | Key::LimitWindow(..)
+        | Key::Approval(..)
+        | Key::ApprovalTurn(_)
         | Key::Request(..) => true,
     }
 }

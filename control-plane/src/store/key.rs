@@ -67,6 +67,10 @@ pub enum Key {
     PolicySet(TenantName),
     /// How much of a limit's window was taken, for all agents or for one.
     LimitWindow(TenantName, PolicyId, Option<AgentName>),
+    /// A request that waits for an operator's approval, or was decided.
+    Approval(TenantName, PolicyId),
+    /// Written with each new approval, so that two replicas do not make one for equal requests.
+    ApprovalTurn(TenantName),
     /// The answer to an idempotent request.
     Request(TenantName, String),
 }
@@ -178,6 +182,8 @@ impl fmt::Display for Key {
             Self::PolicySet(t) => write!(f, "in/{t}/policy-set/all"),
             Self::LimitWindow(t, limit, None) => write!(f, "in/{t}/limit/{limit}"),
             Self::LimitWindow(t, limit, Some(agent)) => write!(f, "in/{t}/limit/{limit}/{agent}"),
+            Self::Approval(t, id) => write!(f, "in/{t}/approval/{id}"),
+            Self::ApprovalTurn(t) => write!(f, "in/{t}/approval-turn/all"),
             Self::Request(t, id) => write!(f, "in/{t}/request/{id}"),
         }
     }
@@ -225,6 +231,8 @@ impl Key {
                     "tombstone" => Self::Tombstone(t, name.parse().ok()?),
                     "policy" => Self::Policy(t, name.parse().ok()?),
                     "limit" => Self::LimitWindow(t, name.parse().ok()?, None),
+                    "approval" => Self::Approval(t, name.parse().ok()?),
+                    "approval-turn" if *name == "all" => Self::ApprovalTurn(t),
                     "request" => Self::Request(t, (*name).into()),
                     "mint" => Self::Mint(t, name.parse().ok()?),
                     "mint-secret" => Self::MintSecret(t, name.parse().ok()?),
@@ -259,6 +267,8 @@ impl Key {
             | Self::Policy(t, _)
             | Self::PolicySet(t)
             | Self::LimitWindow(t, ..)
+            | Self::Approval(t, _)
+            | Self::ApprovalTurn(t)
             | Self::Request(t, _) => Some(t),
             _ => None,
         }
@@ -303,6 +313,8 @@ mod tests {
             Key::Policy(t.clone(), "p".parse().unwrap()),
             Key::LimitWindow(t.clone(), "p".parse().unwrap(), None),
             Key::LimitWindow(t.clone(), "p".parse().unwrap(), Some("a".parse().unwrap())),
+            Key::Approval(t.clone(), "apr-1".parse().unwrap()),
+            Key::ApprovalTurn(t.clone()),
             Key::Request(t.clone(), "abc".into()),
         ];
         for key in keys {

@@ -12,6 +12,7 @@ use seks_types::id::PolicyId;
 
 use super::{
     PolicyError,
+    approval::ApprovalRole,
     parse::{CheckedPolicy, check_statements, run_on_deep_stack},
     slice::Policies,
 };
@@ -45,7 +46,8 @@ impl Compilation {
     /// The first invalid policy. A tenant's policies are accepted together or not at all.
     pub fn compile_next(&mut self) -> Result<Option<Policies>, PolicyError> {
         let Some(policy) = self.left.next() else { return Ok(Some(self.take_policies())) };
-        let one = match self.known.get(policy.id.as_str()).filter(|known| known.text == policy.text) {
+        let is_same = |known: &&Arc<CheckedPolicy>| known.text == policy.text && known.is_for_query(&policy);
+        let one = match self.known.get(policy.id.as_str()).filter(is_same) {
             Some(known) => Arc::clone(known),
             None => Arc::new(compile_policy(&policy)?),
         };
@@ -83,7 +85,10 @@ impl Policies {
     #[must_use]
     pub fn have_same_text(&self, policies: &[wire::Policy]) -> bool {
         let own = self.checked();
-        own.len() == policies.len() && own.iter().zip(policies).all(|(a, b)| a.id.as_str() == b.id && a.text == b.text)
+        let is_same = |(a, b): (&Arc<CheckedPolicy>, &wire::Policy)| {
+            a.id.as_str() == b.id && a.text == b.text && a.is_for_query(b)
+        };
+        own.len() == policies.len() && own.iter().zip(policies).all(is_same)
     }
 }
 
@@ -93,8 +98,34 @@ fn compile_policy(policy: &wire::Policy) -> Result<CheckedPolicy, PolicyError> {
     let mut checked = check_statements(&policy.text, &BodyFields::default())
         .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
     match (checked.pop(), checked.is_empty()) {
-        (Some(one), true) if one.id.as_str() == policy.id => Ok(one),
+        (Some(mut one), true) if one.id.as_str() == policy.id => {
+            one.bind_to_query(policy).map_err(wrong)?;
+            Ok(one)
+        }
         _ => Err(not_a_single_policy(policy)),
+    }
+}
+
+impl CheckedPolicy {
+    /// The query of a grant is beside its text, because operators see the text.
+    fn bind_to_query(&mut self, record: &wire::Policy) -> Result<(), &'static str> {
+        let query = match record.query_sha256.as_slice() {
+            [] => None,
+            sha256 => Some(sha256.try_into().map_err(|_| "its query's digest is not one")?),
+        };
+        match (&mut self.approval, query) {
+            (Some(ApprovalRole::Grants(grant)), query) => grant.query_sha256 = query,
+            (_, None) => {}
+            (_, Some(_)) => return Err("a query's digest belongs to a grant"),
+        }
+        Ok(())
+    }
+
+    fn is_for_query(&self, record: &wire::Policy) -> bool {
+        match &self.approval {
+            Some(ApprovalRole::Grants(grant)) => grant.query_sha256.as_ref().map_or(&[][..], |sha256| sha256) == record.query_sha256,
+            _ => record.query_sha256.is_empty(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use seks_types::id::PolicyId;
 use self::outcome::SliceOutcome;
 use super::{
     AppliedLimit, Body, Call, Decision,
+    approval::{ApprovalGrant, ApprovalRole, RequiredApproval, sha256_of},
     cache::{Key, PlanId, Question},
     condition::{Condition, Evaluator, Leaf, Truth},
     cost::Cost,
@@ -39,6 +40,7 @@ pub(super) fn denied() -> Decision {
         error: None,
         audit_error: None,
         limits: None,
+        approvals: None,
     }
 }
 
@@ -80,9 +82,30 @@ pub(super) struct SlicedPolicy {
     forbids: bool,
     audit: bool,
     limit: Option<Arc<AppliedLimit>>,
+    approval: Option<Approval>,
     as_sent: Condition,
     /// `None` when it equals `as_sent`.
     normalized: Option<Condition>,
+}
+
+/// What a policy is to approvals, in the form in which a decision shares it.
+enum Approval {
+    Requires(Arc<RequiredApproval>),
+    Grants(Arc<ApprovalGrant>),
+}
+
+impl Approval {
+    fn of(policy: &CheckedPolicy) -> Option<Self> {
+        match policy.approval.as_ref()? {
+            ApprovalRole::Grants(grant) => Some(Self::Grants(Arc::new((**grant).clone()))),
+            // It counts and reports.
+            ApprovalRole::Requires(_) if policy.audit => None,
+            ApprovalRole::Requires(scope) => {
+                let (policy, sha256) = (policy.id.clone(), sha256_of(&policy.text));
+                Some(Self::Requires(Arc::new(RequiredApproval { policy, scope: scope.clone(), sha256 })))
+            }
+        }
+    }
 }
 
 impl SlicedPolicy {
@@ -93,6 +116,7 @@ impl SlicedPolicy {
             forbids: policy.forbids(),
             audit: policy.audit,
             limit: policy.limit.map(applied),
+            approval: Approval::of(policy),
             as_sent,
             normalized,
         }
@@ -100,7 +124,7 @@ impl SlicedPolicy {
 
     /// Whether it may decide whether a request is allowed.
     fn is_in_force(&self) -> bool {
-        !self.audit && self.limit.is_none()
+        !self.audit && self.limit.is_none() && self.approval.is_none()
     }
 
     fn condition(&self, form: TextForm) -> &Condition {
@@ -221,9 +245,13 @@ impl Plan {
         };
         let in_force = || self.policies.iter().filter(|policy| policy.is_in_force());
         let permits = || in_force().filter(|policy| !policy.forbids && !is(policy, Truth::False));
-        let forbids = || in_force().filter(|policy| policy.forbids && !is(policy, Truth::False));
+        let forbids = || {
+            let restricts = |policy: &&SlicedPolicy| policy.forbids && (policy.is_in_force() || policy.approval.is_some());
+            self.policies.iter().filter(restricts).filter(|policy| !is(policy, Truth::False))
+        };
         match &self.constant {
-            Some(decision) if decision.allowed => Reach::Always,
+            Some(decision) if decision.allowed && decision.approvals.is_none() => Reach::Always,
+            Some(decision) if decision.allowed => Reach::Sometimes,
             Some(_) => Reach::Never,
             None if permits().next().is_none() => Reach::Never,
             None if forbids().next().is_none() && permits().any(|policy| is(policy, Truth::True)) => Reach::Always,
@@ -301,7 +329,7 @@ impl Plan {
                 break;
             }
             let earlier = others.take();
-            others = Some(SliceOutcome::of_plan(self, &folded).and_limits_of(earlier));
+            others = Some(SliceOutcome::of_plan(self, &folded).and_counts_of(earlier));
         }
         as_sent.decision(others)
     }

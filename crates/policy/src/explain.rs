@@ -25,7 +25,7 @@ pub struct PolicyTrace {
     pub id: PolicyId,
     /// It is a `forbid`.
     pub forbids: bool,
-    /// It is in audit mode or a limit, and decides nothing by itself.
+    /// It is in audit mode, a limit, or about approval, and decides nothing by itself.
     pub audit: bool,
     /// It applies to the call.
     pub applies: bool,
@@ -117,7 +117,7 @@ impl Explainer<'_> {
         PolicyTrace {
             id: policy.id.clone(),
             forbids: policy.forbids(),
-            audit: policy.audit || policy.limit.is_some(),
+            audit: policy.audit || policy.limit.is_some() || policy.approval.is_some(),
             applies: unmet.is_empty(),
             undecided,
             unmet,

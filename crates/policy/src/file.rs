@@ -5,6 +5,7 @@ use seks_types::id::PolicyId;
 
 use super::{
     AppliedLimit,
+    approval::ApprovalRole,
     budget::check_budget,
     parse::{CheckedPolicy, PolicyError, check_file, custom_methods},
 };
@@ -54,6 +55,15 @@ pub fn parse_file_with(text: &str, declared: &Declarations) -> Result<Vec<Parsed
             return Err(errors);
         }
     };
+    let is_grant = |policy: &&CheckedPolicy| matches!(policy.approval, Some(ApprovalRole::Grants(_)));
+    let grants = checked.iter().filter(is_grant).map(|policy| {
+        let reason = format!("policy `{}`: @grant is written by `seks approval approve` alone", policy.id);
+        PolicyError { line: policy.line, reason }
+    });
+    let grants: Vec<PolicyError> = grants.collect();
+    if !grants.is_empty() {
+        return Err(grants);
+    }
     check_budget(checked.iter()).map_err(|error| vec![error])?;
     let parsed = |c: CheckedPolicy| ParsedPolicy { id: c.id, text: c.text };
     Ok(checked.into_iter().map(parsed).collect())

@@ -8,6 +8,7 @@
 //! a service makes their slice ([`Policies::slice_for`]), and [`PolicySlice::decide`] decides each
 //! request.
 
+mod approval;
 mod budget;
 mod cache;
 mod compilation;
@@ -41,6 +42,7 @@ pub use seks_limits::{Limit, LimitError};
 pub use seks_service::methods::MethodGroup;
 
 pub use self::{
+    approval::{ApprovalGrant, Approvals, GrantText, RequiredApproval, approval_scope, grant_text, sha256_of, sha256_of_bytes},
     budget::BUDGET,
     compilation::Compilation,
     decide::Reach,
@@ -117,6 +119,8 @@ pub struct Decision {
     pub audit_error: Option<EvaluateError>,
     /// Limits that the request counts for, if it is allowed. `None`: there is none.
     pub limits: Option<Arc<[Arc<AppliedLimit>]>>,
+    /// What it needs an operator's approval for, if it is allowed. `None`: nothing.
+    pub approvals: Option<Arc<Approvals>>,
 }
 
 /// A policy with `@limit`, as it applies to a request.

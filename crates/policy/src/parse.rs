@@ -13,6 +13,7 @@ use seks_service::{
 use seks_types::id::PolicyId;
 
 use super::{
+    approval::{self, ApprovalRole},
     condition::Condition,
     cost::Cost,
     head::Head,
@@ -52,6 +53,8 @@ pub(super) struct CheckedPolicy {
     pub(super) audit: bool,
     /// It forbids what is over this limit, and nothing else.
     pub(super) limit: Option<Limit>,
+    /// It asks for approval, or is one.
+    pub(super) approval: Option<ApprovalRole>,
     pub(super) as_sent: Condition,
     /// The condition in normalized form. `None` when it equals `as_sent`.
     pub(super) normalized: Option<Condition>,
@@ -208,7 +211,8 @@ impl Statement<'_> {
             (None, Some(policy)) => policy,
             (None, None) => return Err(vec![self.error("no policy")]),
         };
-        let Annotations { id, audit, limit, fields } = annotations(policy, fields).map_err(|e| vec![self.error(e)])?;
+        let Annotations { id, audit, limit, approval, fields } =
+            annotations(policy, fields).map_err(|e| vec![self.error(e)])?;
         let mut warnings = self.validate(&id, &set, &fields)?;
         warnings.extend(undeclared_field(policy, &fields).map(|path| {
             let reason = "is declared by no service: add it to the `body_fields` of one";
@@ -232,6 +236,7 @@ impl Statement<'_> {
             policy,
             audit,
             limit,
+            approval,
             as_sent,
             normalized,
             head,
@@ -306,6 +311,7 @@ struct Annotations {
     id: PolicyId,
     audit: bool,
     limit: Option<Limit>,
+    approval: Option<ApprovalRole>,
     /// The declared body fields, and those of `@body_fields`.
     fields: BodyFields,
 }
@@ -326,9 +332,15 @@ fn annotations(policy: &Policy, declared: &BodyFields) -> Result<Annotations, St
         Some("shadow") if limit.is_some() => true,
         Some(_) => return Err(format!("policy `{id}`: @mode is \"audit\" (\"shadow\" of a limit) or absent")),
     };
+    let approval = approval::role_of(policy, &id)?;
+    if approval.is_some() && (limit.is_some() || matches!(approval, Some(ApprovalRole::Grants(_))) && audit) {
+        return Err(format!("policy `{id}`: @approval and @grant exclude @{LIMIT}, and a grant has no @mode"));
+    }
     // A misspelt @mode would make an audit policy decide.
-    let known = ["id", "mode", "title", "description", "owner", BODY_FIELDS, LIMIT];
-    if let Some((name, _)) = policy.annotations().find(|(name, _)| !known.contains(name)) {
+    let known = ["id", "mode", "title", "description", "owner", BODY_FIELDS, LIMIT, approval::APPROVAL];
+    let of_grants = [approval::GRANT, approval::GRANT_SHA256, approval::UNTIL, approval::USES];
+    let is_known = |name: &str| known.contains(&name) || of_grants.contains(&name);
+    if let Some((name, _)) = policy.annotations().find(|(name, _)| !is_known(name)) {
         return Err(format!("policy `{id}`: @{name} is none of @{}", known.join(", @")));
     }
     let own = policy.annotation(BODY_FIELDS).unwrap_or_default();
@@ -336,7 +348,7 @@ fn annotations(policy: &Policy, declared: &BodyFields) -> Result<Annotations, St
     let own = own.map(|field| field.split_once(':').map_or((field, ""), |(path, kind)| (path.trim(), kind.trim())));
     let all = declared.iter().map(|(path, kind)| (path, kind.name())).chain(own);
     let fields = BodyFields::parse(all).map_err(|error| format!("policy `{id}`: @{BODY_FIELDS}: {error}"))?;
-    Ok(Annotations { id, audit, limit, fields })
+    Ok(Annotations { id, audit, limit, approval, fields })
 }
 
 /// The annotation that makes a `forbid` a limit: `@limit("100 requests/minute")`. A node or replica

@@ -135,6 +135,17 @@ impl TokenId {
     }
 }
 
+impl PolicyId {
+    /// A fresh random id of an approval, and of the policy that grants it: `apr-` and 16 characters
+    /// of base 36. Nothing depends on it being unguessable.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn generate_approval() -> Result<Self, getrandom::Error> {
+        Ok(Self(random("apr-".into(), 16)?.into()))
+    }
+}
+
 impl ReplicaId {
     /// A fresh id for a process of this `name`: `NAME-` and 12 characters of base 36. `name` may be
     /// any text.

@@ -28,6 +28,7 @@ use self::{
 };
 use super::{
     audit::{Counters, Record},
+    approval,
     caller::Caller,
     form,
     inspected_body::InspectedBody,
@@ -201,7 +202,7 @@ pub(crate) async fn call(
         mcp: service.mcp.is_some(),
         trust: token.trust_facts(),
     };
-    let with = DecidedWith { bounds, slice: &slice, token, service: &service };
+    let with = DecidedWith { bounds, slice: &slice, token, service: &service, now: caller.now };
     let needs_body = bounds.needs_body(&slice, &call, token).await?
         || (!further.is_none() && Box::pin(further.need_body(&call, &with)).await?);
     let (body, facts) = match needs_body {
@@ -216,7 +217,7 @@ pub(crate) async fn call(
     }
     let unreadable = service.mcp.is_some() && matches!(facts, Some(InspectedBody::Opaque));
     let decision = bounds.decide(&slice, &call, token, facts.as_ref()).await?;
-    let permit = decide(decision, record)
+    let permit = decide(decision, &call, &with, record)
         .map_err(|refusal| if unreadable { refusal.with_more_detail(UNREADABLE_MCP) } else { refusal })?;
     if !further.is_none() {
         Box::pin(further.decide(&call, facts.as_ref(), &with, record)).await?;
@@ -281,7 +282,7 @@ async fn compiled(token: &TokenEntry) -> Result<Arc<Policies>, Refusal> {
     compiled.ok_or_else(|| Code::PolicyDenied.into())
 }
 
-fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
+fn decide(decision: Decision, call: &Call<'_>, with: &DecidedWith<'_>, record: &mut Record) -> Result<Permit, Refusal> {
     if !decision.audited.is_empty() {
         let policies = names(&decision.audited);
         tracing::info!(request_id = record.id().as_str(), policies, "policies in audit mode would have applied");
@@ -292,6 +293,9 @@ fn decide(decision: Decision, record: &mut Record) -> Result<Permit, Refusal> {
             record.limited_by(limits);
         }
         record.decided(true, &decision.policy_ids);
+        if let Some(approvals) = &decision.approvals {
+            approval::check(approvals, call, (with.token, with.service, with.now), record)?;
+        }
         return Ok(Permit(()));
     }
     let names = names(&decision.policy_ids);

@@ -8,6 +8,7 @@ pub(crate) mod grpc;
 
 use std::{borrow::Cow, sync::Arc};
 
+use super::approval::NeededApproval;
 use crate::{
     code::{Code, Retry},
     http::{client::UpstreamError, fields, server::Violation},
@@ -36,6 +37,8 @@ pub(crate) struct Refusal {
     /// The schemes that a 401 offers; `None`: Bearer.
     schemes: Option<Schemes>,
     reader: Reader,
+    /// What it needs an operator's approval for.
+    needed: Option<Arc<NeededApproval>>,
 }
 
 /// Whose SDK will read a refusal: some see nothing but their own vendor's form of an error.
@@ -175,6 +178,7 @@ impl From<Code> for Refusal {
             allow: None,
             schemes: None,
             reader: Reader::Any,
+            needed: None,
         }
     }
 }
@@ -205,6 +209,19 @@ impl Refusal {
         let refusal = Self::invalid("the service does not take this method, which needs to be in its `methods`")
             .with_status(StatusCode::METHOD_NOT_ALLOWED);
         Self { allow: Some(Cow::Owned(allow)), ..refusal }
+    }
+
+    /// It can be repeated once an operator has approved this.
+    #[must_use]
+    pub(crate) fn needing(mut self, needed: Arc<NeededApproval>) -> Self {
+        self.needed = Some(needed);
+        self
+    }
+
+    /// What an operator has to approve.
+    #[must_use]
+    pub(crate) fn needed(&self) -> Option<&Arc<NeededApproval>> {
+        self.needed.as_ref()
     }
 
     /// Says more. Only fixed texts and names of policies: never bytes of a request.

@@ -282,6 +282,9 @@ impl<'a> Stream<'a> {
                     let (tenant, trust) = (unknown.tenant.to_string(), unknown.trust);
                     self.send(ToReplica::UnknownKey(wire::UnknownKey { tenant, trust }))?;
                 }
+                question = self.table.approvals().next_question(), if !self.needs_snapshot => {
+                    self.send(ToReplica::ApprovalQuestion(question))?;
+                }
                 question = self.table.limit_slices().next_question(), if !self.needs_snapshot => {
                     self.send(ToReplica::LimitQuestion(question))?;
                 }
@@ -300,6 +303,10 @@ impl<'a> Stream<'a> {
             FromReplica::Deltas(several) => self.deltas(several.deltas),
             FromReplica::Grant(grant) => {
                 self.granted(&grant);
+                Ok(())
+            }
+            FromReplica::ApprovalAnswer(answer) => {
+                self.table.approvals().answered(answer);
                 Ok(())
             }
             FromReplica::LimitSlice(slice) => {

@@ -26,6 +26,8 @@ pub async fn export(global: &Global) -> Result<()> {
     let credentials = client.list_all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
     let agent =
         |agent: wire::Agent| AgentSpec { name: agent.name, attributes: agent.attributes, disabled: agent.disabled };
+    // `seks approval approve` makes those, for a while.
+    let policies = policies.into_iter().filter(|policy| !policy.approval_grant);
     let credential = |credential: wire::Credential| CredentialSpec {
         name: credential.name,
         service: credential.service,
@@ -39,7 +41,7 @@ pub async fn export(global: &Global) -> Result<()> {
         revision: Some(revision),
         services: Some(services.map(ServiceSpec::from).collect()),
         agents: Some(agents.into_iter().filter(|agent| !agent.deleting).map(agent).collect()),
-        policies: Some(policies.into_iter().map(|policy| policy.text).collect()),
+        policies: Some(policies.map(|policy| policy.text).collect()),
         credentials: Some(credentials.map(credential).collect()),
         ..TenantFile::default()
     };

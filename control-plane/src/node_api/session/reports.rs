@@ -1,10 +1,14 @@
 //! What nodes report of their requests: credentials that upstreams refuse, and keys of issuers that
-//! trusts lack, and limits whose slice is spent.
+//! trusts lack, limits whose slice is spent, and requests that need an approval.
 
-use seks_proto::wire;
+use seks_proto::wire::{self, replica_message::Message as ToNode};
 
 use super::Session;
-use crate::{node_api::limit_shares::LimitQuestion, rate::Rate, registry::Budget};
+use crate::{
+    node_api::{approvals::ApprovalQuestion, limit_shares::LimitQuestion},
+    rate::Rate,
+    registry::Budget,
+};
 
 /// Refused credentials that one node may report. Each of a few hundred minted credentials may be
 /// refused at the same time.
@@ -13,6 +17,9 @@ const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 /// Questions about limits of one node. A node asks once at a time for each limit, and about 20
 /// times in a window.
 const LIMIT_QUESTIONS: Rate = Rate { per_second: 500.0, burst: 2000.0 };
+
+/// Questions about approvals of one node. Each lists the approvals of a tenant, or writes one.
+const APPROVAL_QUESTIONS: Rate = Rate { per_second: 50.0, burst: 200.0 };
 
 impl Session {
     /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A
@@ -56,10 +63,26 @@ impl Session {
         {
             return; // the node asks again
         }
-        let (shared, stream, answers) = (self.shared.clone(), self.stream, self.limit_answers.clone());
+        let (shared, stream, answers) = (self.shared.clone(), self.stream, self.answers.clone());
         self.shared.lifecycle.spawn(async move {
             let slice = shared.limit_shares.answer(&shared.registry, stream, question).await;
-            let _ = answers.try_send(slice); // the stream has ended, or is full: it counts as spent
+            let _ = answers.try_send(ToNode::LimitSlice(slice)); // the stream has ended, or is full: it counts as spent
+        });
+    }
+
+    /// A request needs an operator's approval, or uses one. A node may only ask for tenants that it
+    /// serves. What it says of the request is checked against the store.
+    pub(super) fn approval_asked(&self, question: wire::ApprovalQuestion) {
+        let Some(question) = ApprovalQuestion::read(question) else { return };
+        if !self.tracker.scope().includes_tenant(&question.tenant)
+            || self.shared.limits.approval_questions.try_acquire(&self.node, APPROVAL_QUESTIONS).is_err()
+        {
+            return; // the request stays refused
+        }
+        let (shared, node, answers) = (self.shared.clone(), self.node.clone(), self.answers.clone());
+        self.shared.lifecycle.spawn(async move {
+            let answer = question.answer(&shared.registry, &node, &shared.replica).await;
+            let _ = answers.try_send(ToNode::ApprovalAnswer(answer)); // the stream has ended: the node asks again
         });
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    registry::record::{Agent, Credential, JoinRecord, Node, Operator, Policy, Quota, Service, Tenant, Token, Trust},
+    registry::record::{Agent, Approval, Credential, JoinRecord, Node, Operator, Policy, Quota, Service, Tenant, Token, Trust},
     store::{Key, Write, key::AdminChainName},
 };
 
@@ -37,6 +37,7 @@ pub(super) fn identify(write: &Write) -> Option<Known<'_>> {
         Key::Credential(_, name) => ("credential", name.to_string()),
         Key::Token(_, id) => ("token", id.to_string()),
         Key::Policy(_, id) => ("policy", id.to_string()),
+        Key::Approval(_, id) => ("approval", id.to_string()),
         Key::Operator(name) => ("operator", name.to_string()),
         Key::Node(id) => ("node", id.to_string()),
         Key::Join(id) => ("join-token", id.clone()),
@@ -82,6 +83,7 @@ fn values(key: &Key, bytes: Bytes) -> Map<String, Value> {
         Key::Service(..) => decoded(bytes, service),
         Key::Credential(..) => decoded(bytes, credential),
         Key::Token(..) => decoded(bytes, token),
+        Key::Approval(..) => decoded(bytes, approval),
         Key::Policy(..) => decoded(bytes, |policy: Policy| json!({ "text": policy.text })),
         Key::Operator(_) => decoded(bytes, |operator: Operator| {
             let role = |role: &seks_proto::wire::RoleBinding| {
@@ -117,10 +119,29 @@ fn tenant(tenant: Tenant) -> Value {
     json!({
         "strict": tenant.strict,
         "private_networks": tenant.private_networks,
+        "approval_by_another": tenant.approval_by_another,
         "quota": {
             "tokens": tokens, "agents": agents, "services": services, "credentials": credentials, "policies": policies,
             "operators": operators, "writes_per_second": writes_per_second, "write_burst": write_burst,
         },
+    })
+}
+
+fn approval(approval: Approval) -> Value {
+    json!({
+        "agent": approval.agent,
+        "service": approval.service,
+        "method": approval.method,
+        "path": approval.path,
+        "query_names": approval.query_names,
+        "policy": approval.policy,
+        "scope": approval.scope,
+        "token": approval.token,
+        "state": approval.state().as_str_name().to_lowercase(),
+        "decided_by": approval.decided_by,
+        "reason": approval.reason,
+        "expires_at": approval.expires_at,
+        "limit": approval.limit,
     })
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use seks_types::id::PolicyId;
 
-use super::{CallEvaluator, Plan, TextForm};
+use super::{Approval, CallEvaluator, Plan, TextForm};
 use crate::{
     AppliedLimit, Decision, EvaluateError,
+    approval::Approvals,
     condition::{Evaluator, Truth},
 };
 
@@ -21,6 +22,7 @@ pub(super) struct SliceOutcome {
     failed: Option<PolicyId>,
     audit_failed: Option<PolicyId>,
     limits: Vec<Arc<AppliedLimit>>,
+    approvals: Approvals,
 }
 
 impl SliceOutcome {
@@ -37,6 +39,18 @@ impl SliceOutcome {
                 outcome.limits.extend((truth != Truth::False).then(|| Arc::clone(limit)));
                 continue;
             }
+            match &policy.approval {
+                // What can't be told needs approval.
+                Some(Approval::Requires(required)) => {
+                    outcome.approvals.required.extend((truth != Truth::False).then(|| Arc::clone(required)));
+                    continue;
+                }
+                Some(Approval::Grants(grant)) => {
+                    outcome.approvals.grants.extend((truth == Truth::True).then(|| Arc::clone(grant)));
+                    continue;
+                }
+                None => {}
+            }
             match (truth, policy.audit) {
                 (Truth::True, true) => outcome.audited.add(id),
                 (Truth::True, false) if policy.forbids => outcome.forbids.add(id),
@@ -50,9 +64,12 @@ impl SliceOutcome {
         outcome
     }
 
-    /// With the limits of another form as well.
-    pub(super) fn and_limits_of(mut self, other: Option<Self>) -> Self {
-        self.limits.extend(other.into_iter().flat_map(|other| other.limits));
+    /// With the limits and the required approvals of another form as well.
+    pub(super) fn and_counts_of(mut self, other: Option<Self>) -> Self {
+        if let Some(other) = other {
+            self.limits.extend(other.limits);
+            self.approvals.required.extend(other.approvals.required);
+        }
         self
     }
 
@@ -69,7 +86,14 @@ impl SliceOutcome {
                 self.limits.push(Arc::clone(limit));
             }
         }
+        // The same holds for approvals. A grant is one for the bytes that are sent.
+        for required in normalized.iter().flat_map(|normalized| &normalized.approvals.required) {
+            if !self.approvals.required.iter().any(|known| Arc::ptr_eq(known, required)) {
+                self.approvals.required.push(Arc::clone(required));
+            }
+        }
         let limits = (!self.limits.is_empty()).then(|| self.limits.into());
+        let approvals = (!self.approvals.required.is_empty()).then(|| Arc::new(self.approvals));
         let audited = self.audited.into_arc();
         let (error, audit_error) = (self.failed.map(EvaluateError), self.audit_failed.map(EvaluateError));
         match normalized {
@@ -82,7 +106,7 @@ impl SliceOutcome {
                     false if self.forbids.is_empty() => self.unknown,
                     false => self.forbids,
                 };
-                Decision { allowed, policy_ids: ids.into_arc(), audited, error, audit_error, limits }
+                Decision { allowed, policy_ids: ids.into_arc(), audited, error, audit_error, limits, approvals }
             }
         }
     }

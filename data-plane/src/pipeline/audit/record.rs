@@ -23,7 +23,7 @@ use crate::{
     code::Code,
     config::AuditMode,
     http::client::UpstreamError,
-    pipeline::{caller::Caller, refusal::Refusal, route::Route},
+    pipeline::{approval::PendingUse, caller::Caller, refusal::Refusal, route::Route},
     spans::{self, Recorded},
     table::{ConcurrentSlot, ServiceEntry},
     telemetry::{AgentMetrics, DROPPED_KINDS, Outcome, ServiceMetrics, Times, unix_now},
@@ -107,6 +107,9 @@ struct Open {
     /// Limits that the request counts for, and how many of them it was counted for.
     limits: Vec<Arc<AppliedLimit>>,
     counted: usize,
+    /// Approvals of which it takes a use, and those of which it has taken one.
+    uses: Vec<PendingUse>,
+    used: Vec<PolicyId>,
     /// Places that it has among concurrent requests, until its answer has ended.
     slots: Vec<ConcurrentSlot>,
     reason: Option<Code>,
@@ -156,6 +159,8 @@ impl Record {
             allowed: false,
             limits: Vec::new(),
             counted: 0,
+            uses: Vec::new(),
+            used: Vec::new(),
             slots: Vec::new(),
             reason: None,
             status: None,
@@ -353,6 +358,35 @@ impl Record {
         let next = self.open.limits.get(self.open.counted).cloned()?;
         self.open.counted += 1;
         Some(next)
+    }
+
+    /// The request is permitted by one of these approvals, which are counted.
+    pub(crate) fn uses(&mut self, pending: PendingUse) {
+        match self.open.used.iter().find(|id| pending.names(id)).cloned() {
+            Some(id) => self.decided(true, &[id]), // an earlier decision on this request has taken it
+            None => self.open.uses.push(pending),
+        }
+    }
+
+    /// Whether the request has to take a use of an approval.
+    pub(crate) fn has_pending_uses(&self) -> bool {
+        !self.open.uses.is_empty()
+    }
+
+    /// The next approval of which the request has to take a use.
+    pub(crate) fn next_use(&mut self) -> Option<PendingUse> {
+        loop {
+            let pending = self.open.uses.pop()?;
+            if !self.open.used.iter().any(|id| pending.names(id)) {
+                return Some(pending);
+            }
+        }
+    }
+
+    /// The request has taken a use of this approval.
+    pub(crate) fn used(&mut self, approval: PolicyId) {
+        self.decided(true, std::slice::from_ref(&approval));
+        self.open.used.push(approval);
     }
 
     /// The request has a place among concurrent ones until the record closes.

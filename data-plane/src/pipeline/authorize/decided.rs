@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::Method;
-use seks_policy::Call;
+use seks_policy::{Approvals, Call};
 
 use super::{
     UpstreamTarget,
@@ -115,7 +115,8 @@ impl DecidedOn {
         let slice = policies.slice_for(&agent.name, &agent.attributes, &service.name);
         let permits = |call: &Call<'_>| {
             let decision = slice.decide(call);
-            decision.allowed && decision.error.is_none()
+            let is_approved = |approvals: &Arc<Approvals>| approvals.are_granted(call.query, self.now());
+            decision.allowed && decision.error.is_none() && decision.approvals.as_ref().is_none_or(is_approved)
         };
         if !permits(&call) {
             return denied;

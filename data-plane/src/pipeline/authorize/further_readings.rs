@@ -37,6 +37,8 @@ pub(super) struct DecidedWith<'a> {
     pub(super) slice: &'a Arc<PolicySlice>,
     pub(super) token: &'a Arc<TokenEntry>,
     pub(super) service: &'a ServiceEntry,
+    /// Unix seconds.
+    pub(super) now: i64,
 }
 
 /// The readings of a request beside the plain one.
@@ -73,7 +75,7 @@ impl FurtherReadings<'_> {
 
     /// Whether a policy asks for the body of one of them.
     pub(super) async fn need_body(&self, call: &Call<'_>, with: &DecidedWith<'_>) -> Result<bool, Refusal> {
-        let DecidedWith { bounds, slice, token, service } = *with;
+        let DecidedWith { bounds, slice, token, service, .. } = *with;
         if let Some(method) = self.method
             && bounds.needs_body(slice, &overridden(call, service, method)?, token).await?
         {
@@ -93,20 +95,21 @@ impl FurtherReadings<'_> {
         with: &DecidedWith<'_>,
         record: &mut Record,
     ) -> Result<(), Refusal> {
-        let DecidedWith { bounds, slice, token, service } = *with;
+        let DecidedWith { bounds, slice, token, service, .. } = *with;
         if let Some(method) = self.method {
             let call = overridden(call, service, method)?;
             if slice.asks_for_query(&call) {
                 return Err(Refusal::from(Code::PolicyDenied).with_detail(QUERY_IN_BODY));
             }
-            decide(bounds.decide(slice, &call, token, facts).await?, record)?;
+            decide(bounds.decide(slice, &call, token, facts).await?, &call, with, record)?;
         }
         if let Some(second) = self.second {
-            decide(bounds.decide(slice, &on(call, &second.line), token, facts).await?, record)?;
+            let call = on(call, &second.line);
+            decide(bounds.decide(slice, &call, token, facts).await?, &call, with, record)?;
         }
         if let Some(copied) = self.copied {
             let call = copying(call, copied, service)?;
-            decide(bounds.decide(slice, &call, token, Some(&InspectedBody::Absent)).await?, record)
+            decide(bounds.decide(slice, &call, token, Some(&InspectedBody::Absent)).await?, &call, with, record)
                 .map_err(|refusal| refusal.with_more_detail(OF_COPY_SOURCE))?;
         }
         Ok(())

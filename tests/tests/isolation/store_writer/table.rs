@@ -49,6 +49,8 @@ fn keys(tenant: &str) -> Vec<Key> {
         Key::Policy(t.clone(), name.parse().unwrap()),
         Key::PolicySet(t.clone()),
         Key::LimitWindow(t.clone(), name.parse().unwrap(), None),
+        Key::Approval(t.clone(), name.parse().unwrap()),
+        Key::ApprovalTurn(t.clone()),
         Key::Request(t, name.into()),
     ];
     all.into_iter().filter(is_authenticated).collect()
@@ -64,6 +66,7 @@ fn is_authenticated(key: &Key) -> bool {
         Key::Join(_) | Key::Tenant(_) | Key::Agent(..) | Key::Service(..) | Key::Credential(..) => true,
         Key::Envelope(..) | Key::Mint(..) | Key::MintSecret(..) | Key::AwsKey(_) | Key::Token(..) => true,
         Key::Tombstone(..) | Key::Policy(..) | Key::PolicySet(_) | Key::LimitWindow(..) | Key::Request(..) => true,
+        Key::Approval(..) | Key::ApprovalTurn(_) => true,
     }
 }
 
