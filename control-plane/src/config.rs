@@ -7,6 +7,7 @@ use seks_runtime::telemetry::TelemetryConfig;
 use serde::Deserialize;
 
 pub use crate::{
+    approval_webhook::ApprovalsConfig,
     authority::{AuthorityConfig, MeshConfig},
     mint::SourcesConfig,
     registry::QuotaConfig,
@@ -34,6 +35,8 @@ pub struct Config {
     pub audit: TrailConfig,
     /// How token endpoints of minted credentials are reached.
     pub upstream: UpstreamConfig,
+    /// Who is told of requests that wait for approval.
+    pub approvals: ApprovalsConfig,
     /// What references to secrets may read on this machine.
     pub sources: SourcesConfig,
     /// The private networks of each new tenant, and of those that have none at the start:

@@ -210,6 +210,12 @@ impl Distribution {
         })))
     }
 
+    /// The registry that nodes' reports arrive at.
+    #[must_use]
+    pub fn node_registry(&self) -> &Registry {
+        &self.0.sessions.0.registry
+    }
+
     /// What serves nodes' connections.
     #[must_use]
     pub fn node_api(&self) -> NodeServer {

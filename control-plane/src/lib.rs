@@ -7,6 +7,7 @@
 //! sends it, each node acks.
 
 pub mod admin;
+pub mod approval_webhook;
 pub mod authenticated;
 pub mod authority;
 pub mod backup;

@@ -47,7 +47,7 @@ use seks_network::address::Networks;
 pub use self::{
     admin_chain::{Actor, AdminHead},
     agent::AttributeChange,
-    approval::{ApprovalState, Approve, Asked, RefusedRequest},
+    approval::{ApprovalState, Approve, Asked, NewApprovals, RefusedRequest},
     bind::Rebound,
     desired::{Action, Desired, ObjectChange, ObjectKind, Outcome, TenantState},
     error::RegistryError,
@@ -80,7 +80,10 @@ pub struct Registry {
     tenant_networks: Networks,
     quotas: OnceLock<Quotas>,
     chain_locks: admin_chain::ChainLocks,
-    unknown_keys: UnknownKeyReports,
+    /// Shared with the registry that the nodes' reports arrive at.
+    unknown_keys: Arc<UnknownKeyReports>,
+    /// The same.
+    new_approvals: Arc<NewApprovals>,
 }
 
 impl Registry {
@@ -88,8 +91,8 @@ impl Registry {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
         let (tenant_networks, quotas) = (Networks::default(), OnceLock::new());
-        let (chain_locks, unknown_keys) = (admin_chain::ChainLocks::default(), UnknownKeyReports::default());
-        Self { store, sealer, tenant_networks, quotas, chain_locks, unknown_keys }
+        let (chain_locks, unknown_keys) = (admin_chain::ChainLocks::default(), Arc::default());
+        Self { store, sealer, tenant_networks, quotas, chain_locks, unknown_keys, new_approvals: Arc::default() }
     }
 
     /// The same, with private networks for each new tenant.

@@ -34,6 +34,7 @@ use self::{
     upgrade::Upgrade,
 };
 use crate::{
+    approval_webhook::ApprovalWebhook,
     admin::{self, Admin, Edge},
     authenticated::Authenticated,
     authority::Authority,
@@ -145,8 +146,17 @@ impl ControlPlane {
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone(), reach())?);
         metrics.add(refresher.collectors())?;
         metrics.certificate("ca", authority.certificate());
-        let trust_refresher = Arc::new(TrustRefresher::new(Arc::clone(registry), Arc::clone(&guard))?);
+        let trust_refresher = Arc::new(TrustRefresher::new(
+            Arc::clone(registry),
+            Arc::clone(distribution.node_registry().unknown_keys()),
+            Arc::clone(&guard),
+        )?);
         metrics.add(trust_refresher.collectors())?;
+        let new_approvals = Arc::clone(distribution.node_registry().new_approvals());
+        let webhook = ApprovalWebhook::new(&config.approvals, &guard, (registry, new_approvals), &config.page.url)?;
+        if let Some(webhook) = &webhook {
+            metrics.add(webhook.collectors())?;
+        }
         let operators = run_on(runtimes.admin(), bind("admin.listen", config.admin.listen)).await??;
         let nodes = run_on(runtimes.distribution(), bind("distribution.listen", config.distribution.listen)).await??;
         let page = page::bind(config, &runtimes.admin()).await?;
@@ -195,6 +205,9 @@ impl ControlPlane {
         trail::log_state(plane.distribution.trail());
         plane.keep_trail(config, here, AuditKeySource { store: Arc::clone(store), sealer: Arc::clone(sealer) });
         plane.start_tasks(refresher, trust_refresher, records);
+        if let Some(webhook) = webhook {
+            plane.tasks.spawn_on(Arc::new(webhook).run(plane.stop.clone()), &plane.runtimes.admin());
+        }
         let metrics = plane.metrics_addr.map(tracing::field::display);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, metrics, store = store.kind(), "serving");
         Ok(plane)

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     mint::{IssuerKeys, MintError},
-    registry::{Registry, RegistryError, TrustChange, record::Trust},
+    registry::{Registry, RegistryError, TrustChange, UnknownKeyReports, record::Trust},
 };
 
 /// How often an issuer's keys are fetched.
@@ -55,23 +55,28 @@ struct Schedule {
 /// Fetches issuers' keys for as long as it runs.
 pub struct TrustRefresher {
     registry: Arc<Registry>,
+    unknown_keys: Arc<UnknownKeyReports>,
     guard: Arc<DialGuard>,
     by: OperatorName,
     outcomes: IntCounterVec,
 }
 
 impl TrustRefresher {
-    /// One that dials what `guard` allows.
+    /// One that dials what `guard` allows. `unknown_keys` is what nodes report.
     ///
     /// # Errors
     /// [`TrustRefresherError`].
-    pub fn new(registry: Arc<Registry>, guard: Arc<DialGuard>) -> Result<Self, TrustRefresherError> {
+    pub fn new(
+        registry: Arc<Registry>,
+        unknown_keys: Arc<UnknownKeyReports>,
+        guard: Arc<DialGuard>,
+    ) -> Result<Self, TrustRefresherError> {
         let opts = Opts::new("seks_trust_key_fetches_total", "Fetches of trusted issuers' keys by this replica.");
         let outcomes = IntCounterVec::new(opts, &["outcome"])?;
         for outcome in ["changed", "unchanged", "failed"] {
             outcomes.with_label_values(&[outcome]).inc_by(0);
         }
-        Ok(Self { registry, guard, by: OperatorName::try_from("refresher")?, outcomes })
+        Ok(Self { registry, unknown_keys, guard, by: OperatorName::try_from("refresher")?, outcomes })
     }
 
     /// What to register with the process's metrics.
@@ -88,7 +93,7 @@ impl TrustRefresher {
             let mut next = Instant::now() + LOOK_EVERY.mul_f64(jitter::fraction());
             loop {
                 tokio::select! {
-                    (tenant, trust) = self.registry.unknown_keys().next() => self.reported(tenant, trust, &mut state).await,
+                    (tenant, trust) = self.unknown_keys.next() => self.reported(tenant, trust, &mut state).await,
                     Some(done) = state.running.join_next() => match done {
                         Ok(tenant) => drop(state.busy.remove(&tenant)),
                         Err(_) => state.busy.clear(), // a panic: the next look begins anew

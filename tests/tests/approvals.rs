@@ -2,8 +2,10 @@
 //! around that.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
-use std::{thread, time::Duration};
+use std::{sync::atomic::Ordering::Relaxed, thread, time::Duration};
 
+use aws_lc_rs::hmac;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use seks_tests::{
     Sandbox, Upstream,
     process::wait_for,
@@ -372,4 +374,46 @@ fn a_revoked_approval_ends_answers_in_progress() {
     world.cli().json(&["approval", "revoke", &id, "--yes"]);
     assert!(connection.closes(Duration::from_secs(10)), "the answer was not cut");
     gate.open();
+}
+
+#[test]
+fn a_webhook_is_told_once_what_waits_and_never_a_secret() {
+    use seks_tests::{sandbox::Options, upstream::Answer};
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("webhook-key");
+    seks_tests::plane::write_private(&file, key);
+    let failures = std::sync::atomic::AtomicUsize::new(1);
+    let hook = Upstream::start(move |_| {
+        let fails = failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if fails { Answer::with(500, &[], "") } else { Answer::with(200, &[], "") }
+    });
+    let mut options = Options::planes("");
+    options.control_environment.push(("SEKS_APPROVALS_WEBHOOK_URL".into(), format!("{}/hook", hook.origin())));
+    options.control_environment.push(("SEKS_APPROVALS_WEBHOOK_KEY_FILE".into(), file.display().to_string()));
+    let upstream = Upstream::ok();
+    let sandbox = Sandbox::with(options);
+    sandbox.service("openai", &upstream, KEY);
+    let bot = sandbox.token("bot", &["openai"]);
+    sandbox.cli().apply_policies(POLICY);
+    let world = World { upstream, sandbox, bot };
+    let path = format!("{PATH}?{AMOUNT}");
+    let id = world.asks(&world.post(&path));
+    assert_eq!(world.asks(&world.post(&path)), id);
+    hook.wait("a second attempt", |log| log.requests.len() >= 2);
+    let requests = hook.requests();
+    let secret = STANDARD.decode(key.trim_start_matches("whsec_")).unwrap();
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+    for request in &requests {
+        let header = |name: &str| request.header(name).unwrap().to_owned();
+        let body = String::from_utf8(request.body.clone()).unwrap();
+        assert_eq!((header("webhook-id"), request.line().contains(" /hook ")), (id.clone(), true));
+        let signed = format!("{}.{}.{body}", header("webhook-id"), header("webhook-timestamp"));
+        let signature = STANDARD.decode(header("webhook-signature").trim_start_matches("v1,")).unwrap();
+        hmac::verify(&secret, signed.as_bytes(), &signature).unwrap();
+        let message: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&message["type"], &message["data"]["id"]), (&"approval.requested".into(), &id.as_str().into()));
+        assert_eq!(message["data"]["query_names"], serde_json::json!(["amount"]));
+        assert!(!body.contains("4242") && !body.contains(&world.bot.secret) && !body.contains(KEY), "{body}");
+    }
 }

@@ -41,6 +41,7 @@ methods! {
     search_fleet_audit(SearchAuditRequest) -> SearchAuditResponse;
     list_admin_changes(AdminChangesRequest) -> AdminChangesResponse;
     list_fleet_admin_changes(AdminChangesRequest) -> AdminChangesResponse;
+    list_approvals(ListRequest) -> ListApprovalsResponse;
     explain_policies(SimulateRequest) -> ExplainPoliciesResponse;
 }
 

@@ -34,6 +34,10 @@ pub(super) fn explained(code: &str) -> Option<(&'static str, &'static str)> {
             "The service's destination changed after its credential was stored.",
             "seks credential put stores it again.",
         ),
+        "approval_required" => (
+            "A policy asks for an operator's approval.",
+            "seks approval list --waiting shows what waits, and seks approval approve decides.",
+        ),
         _ => return None,
     })
 }

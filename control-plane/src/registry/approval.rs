@@ -4,8 +4,12 @@
 //! grants nothing. Equal requests have one approval. What an operator approves becomes a policy
 //! with `@grant`, whose id is the approval's, in the transaction that notes the decision.
 
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
 use seks_policy::{GrantText, approval_scope, grant_text, sha256_of};
 use seks_types::id::{AgentName, NodeId, OperatorName, PolicyId, TenantName, TokenId};
+use tokio::sync::Notify;
 
 use super::{
     Change, Registry, RegistryError,
@@ -24,6 +28,8 @@ use crate::{
 pub use seks_proto::wire::approval::State as ApprovalState;
 
 const KIND: &str = "approval";
+/// New approvals that wait for whoever wants to know. More of them are in the store alone.
+const MAX_NEWS: usize = 256;
 
 /// A request that a node has refused.
 #[derive(Clone, Debug)]
@@ -74,7 +80,42 @@ pub struct Approve {
     pub reason: String,
 }
 
+/// Approvals that were just stored by this replica.
+#[derive(Default)]
+pub struct NewApprovals {
+    waiting: Mutex<VecDeque<Approval>>,
+    news: Notify,
+}
+
+impl NewApprovals {
+    /// Adds one.
+    fn add(&self, approval: Approval) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < MAX_NEWS {
+            waiting.push_back(approval);
+            self.news.notify_one();
+        }
+    }
+
+    /// The next one; waits for it.
+    pub(crate) async fn next(&self) -> Approval {
+        loop {
+            let news = self.news.notified();
+            if let Some(approval) = self.waiting.lock().pop_front() {
+                return approval;
+            }
+            news.await;
+        }
+    }
+}
+
 impl Registry {
+    /// Approvals that this replica has stored.
+    #[must_use]
+    pub fn new_approvals(&self) -> &Arc<NewApprovals> {
+        &self.new_approvals
+    }
+
     /// Takes in a refused request that `node` reports, on behalf of this `replica`.
     ///
     /// # Errors
@@ -153,6 +194,7 @@ impl Registry {
         let change = Change::new().check(&parent).check(&agent).check(&found.token).check(&found.policy);
         let change = change.check_at(turn_key.clone(), turn).put(turn_key, &Approval { id: approval.id.clone(), ..Approval::default() });
         self.commit(change.check_absent(key.clone()).put(key, &approval)).await?;
+        self.new_approvals.add(approval.clone());
         Ok(Asked::Known(Box::new(approval)))
     }
 

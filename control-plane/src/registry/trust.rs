@@ -5,7 +5,7 @@
 //! it through, a service that a trust grants cannot be deleted, and deleting a trust is a
 //! revocation, with the same answer.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use seks_protocol::features;
@@ -109,7 +109,7 @@ impl UnknownKeyReports {
 impl Registry {
     /// Reports of unknown keys.
     #[must_use]
-    pub fn unknown_keys(&self) -> &UnknownKeyReports {
+    pub fn unknown_keys(&self) -> &Arc<UnknownKeyReports> {
         &self.unknown_keys
     }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::tls::TlsError;
 use crate::{
+    approval_webhook::WebhookError,
     authenticated::Authenticated,
     authority::{Authority, AuthorityError},
     config::Config,
@@ -85,6 +86,9 @@ pub enum StartError {
     /// What renews minted credentials.
     #[error(transparent)]
     Refresher(#[from] RefresherError),
+    /// A value of `[approvals]`.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// What keeps the keys of trusted issuers.
     #[error(transparent)]
     TrustRefresher(#[from] TrustRefresherError),

@@ -1,3 +1,4 @@
+mod approvals;
 mod cost;
 mod equivalence;
 mod explain;

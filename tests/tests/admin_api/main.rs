@@ -169,6 +169,16 @@ async fn call_all(client: &mut AdminClient<Channel>, tenant: &str, token: &str) 
         "LookupToken" lookup_token(wire::LookupTokenRequest { tenant: t(), digest: agents_token.digest().0.to_vec() });
         "RotateToken" rotate_token(wire::RotateTokenRequest { tenant: t(), name: token.into(), wait: no_wait(), ..Default::default() });
         "ApplyPolicies" apply_policies(wire::ApplyPoliciesRequest { tenant: t(), text: policy.into(), wait: no_wait() });
+        "ListApprovals" list_approvals(list());
+        "GetApproval" get_approval(named("apr-1"));
+        "GrantApproval" grant_approval(wire::GrantApprovalRequest {
+            tenant: t(), name: "apr-1".into(), for_seconds: 60, wait: no_wait(), ..Default::default()
+        });
+        "DenyApproval" deny_approval(wire::DenyApprovalRequest {
+            tenant: t(), name: "apr-1".into(), for_seconds: 60, ..Default::default()
+        });
+        "RevokeApproval" revoke_approval(delete("apr-1"));
+        "SetApprovalRules" set_approval_rules(wire::SetApprovalRulesRequest { tenant: t(), approval_by_another: true });
         "DeletePolicy" delete_policy(delete("all"));
         "RevokeToken" revoke_token(delete(token));
         "DeleteAgent" delete_agent(delete("bot"));
@@ -241,6 +251,8 @@ const READS: &[&str] = &[
     "ListTokens",
     "GetToken",
     "ListPolicies",
+    "ListApprovals",
+    "GetApproval",
     "GetPolicy",
     "CheckPolicies",
     "Simulate",
@@ -252,6 +264,20 @@ const READS: &[&str] = &[
     "SuggestPolicies",
 ];
 
+/// Calls about something that is not there.
+const NOTHING_THERE: &[&str] = &[
+    "GetNode",
+    "RevokeNode",
+    "LookupToken",
+    "SuggestPolicies",
+    "GetTrust",
+    "CreatePageLink",
+    "GetApproval",
+    "GrantApproval",
+    "DenyApproval",
+    "RevokeApproval",
+];
+
 fn may(tenant_role: Role, fleet_role: Role, method: &str) -> bool {
     let here = tenant_role.max(fleet_role);
     match method {
@@ -259,7 +285,7 @@ fn may(tenant_role: Role, fleet_role: Role, method: &str) -> bool {
         m if FLEET_READS.contains(&m) => fleet_role >= Role::Viewer,
         m if FLEET_WRITES.contains(&m) => fleet_role >= Role::Owner,
         m if READS.contains(&m) => here >= Role::Viewer,
-        "RebindCredential" => here >= Role::Owner,
+        "RebindCredential" | "SetApprovalRules" => here >= Role::Owner,
         _ => here >= Role::Editor,
     }
 }
@@ -289,11 +315,9 @@ async fn every_role_can_do_over_the_wire_what_the_matrix_says_and_nothing_else()
             let refused = end.as_ref().is_some_and(|end| is_refused(end) || is_hidden(end));
             assert_eq!(!refused, allowed, "{name} {method}: {end:?}");
             // What is allowed works, too: only there is no node to get or revoke, no request to
-            // suggest policies from, no trust yet, no page, and the digest is of a token that
-            // nobody issued.
-            let works = end.is_none()
-                || ["GetNode", "RevokeNode", "LookupToken", "SuggestPolicies", "GetTrust", "CreatePageLink"]
-                    .contains(&method);
+            // suggest policies from or to approve, no trust yet, no page, and the digest is of a
+            // token that nobody issued.
+            let works = end.is_none() || NOTHING_THERE.contains(&method);
             assert!(!allowed || works, "{name} {method}: {end:?}");
         }
     }

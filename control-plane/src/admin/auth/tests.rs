@@ -33,6 +33,8 @@ const MATRIX: &str = "
     GetTrust            . y y y  y y y
     LookupToken         . y y y  y y y
     ListPolicies        . y y y  y y y
+    ListApprovals       . y y y  y y y
+    GetApproval         . y y y  y y y
     GetPolicy           . y y y  y y y
     CheckPolicies       . y y y  y y y
     Simulate            . y y y  y y y
@@ -67,6 +69,10 @@ const MATRIX: &str = "
     UpdateToken         . . y y  . y y
     ApplyTenant         . . y y  . y y
     ApplyPolicies       . . y y  . y y
+    GrantApproval       . . y y  . y y
+    DenyApproval        . . y y  . y y
+    RevokeApproval      . . y y  . y y
+    SetApprovalRules    . . . y  . . y
     DeletePolicy        . . y y  . y y
     ListNodes           . . . .  y y y
     GetNode             . . . .  y y y

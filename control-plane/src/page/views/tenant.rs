@@ -1,12 +1,12 @@
 //! One tenant: the last hour, and where to look further.
 
 use maud::{Markup, html};
-use seks_proto::wire::{self, audit_record::Decision};
+use seks_proto::wire::{self, Approval, approval::State as ApprovalState, audit_record::Decision};
 use tonic::Status;
 
 use super::{Context, Shown, changes, nodes::COUNTED, requests};
 use crate::page::{
-    html::{State, card, chart, panel, path, table, with_query},
+    html::{State, card, chart, panel, path, table, until, with_query},
     reader::Whose,
     reason::explained,
     stats::{Stats, WINDOW_US},
@@ -30,6 +30,9 @@ pub(super) async fn show(context: &Context<'_>, tenant: &str) -> Result<Shown, S
     let refusals = found.entries.iter().filter(denied).take(REFUSALS);
     let history = wire::AdminChangesRequest { tenant: tenant.into(), page_size: 10, ..Default::default() };
     let history = context.reader.list_admin_changes(history).await?;
+    let list = wire::ListRequest { tenant: tenant.into(), ..Default::default() };
+    let mut approvals = context.reader.list_approvals(list).await?.approvals;
+    approvals.retain(|approval| matches!(approval.state(), ApprovalState::Waiting | ApprovalState::Approved));
     let link = |part: &str| path(context.base, &["t", tenant, part]);
     let content = html! {
         div.cards {
@@ -40,6 +43,7 @@ pub(super) async fn show(context: &Context<'_>, tenant: &str) -> Result<Shown, S
             a href=(link("requests")) { (card("Requests", &stats.all.count.to_string(), "in the last hour", State::Plain)) }
             a href=(with_query(&link("requests"), &[("decision", "deny")])) { (card("Refused", &stats.all.refused.to_string(), "in the last hour", if stats.all.refused > 0 { State::Warning } else { State::Good })) }
         }
+        @if !approvals.is_empty() { (panel("Approvals", &approvals_table(&approvals))) }
         (panel("Last hour", &chart(&stats)))
         div.columns {
             (panel("Services", &services(context, tenant, &stats)))
@@ -50,6 +54,28 @@ pub(super) async fn show(context: &Context<'_>, tenant: &str) -> Result<Shown, S
     };
     let live = Some(path(context.base, &["t", tenant]));
     Ok(Shown { title: record.name, above: vec![context.overview()], content, live })
+}
+
+/// What waits and what holds. It is decided by `seks approval`: the page changes nothing.
+fn approvals_table(approvals: &[Approval]) -> Markup {
+    let rows: Vec<Markup> = approvals
+        .iter()
+        .map(|approval| {
+            let names = approval.query_names.iter().map(|name| format!("{name}=…")).collect::<Vec<_>>().join("&");
+            let query = if names.is_empty() { names } else { format!("?{names}") };
+            let is_waiting = approval.state() == ApprovalState::Waiting;
+            html! {
+                td { code { (approval.id) } }
+                td { @if is_waiting { "waiting" } @else { "approved by " (approval.decided_by) } }
+                td { (approval.agent) }
+                td { (approval.service) }
+                td { code { (approval.method) " " (approval.path) (query) } }
+                td { (approval.scope) }
+                td { (until(approval.expires_at)) }
+            }
+        })
+        .collect();
+    table(&["approval", "state", "agent", "service", "request", "label", "until"], &rows, "")
 }
 
 /// Rates and durations by service.
