@@ -21,10 +21,7 @@ use seks_proto::wire::Approval;
 use seks_runtime::{jitter, private_file::read_private};
 use seks_types::id::{PolicyId, TenantName};
 use serde::Deserialize;
-use tokio::{
-    sync::Semaphore,
-    time::sleep,
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
@@ -128,7 +125,10 @@ impl ApprovalWebhook {
         while let Some(approval) = stop.run_until_cancelled(self.news.next()).await {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 self.count("dropped");
-                tracing::warn!(seks.approval = approval.id, "too many messages to the webhook wait: this one is not sent");
+                tracing::warn!(
+                    seks.approval = approval.id,
+                    "too many messages to the webhook wait: this one is not sent"
+                );
                 continue;
             };
             let (this, stop) = (Arc::clone(&self), stop.clone());
@@ -163,7 +163,8 @@ impl ApprovalWebhook {
 
     /// Whether the approval is still to be decided. What cannot be told is taken for yes.
     async fn still_waits(&self, approval: &Approval) -> bool {
-        let (Ok(tenant), Ok(id)) = (TenantName::try_from(approval.tenant.as_str()), PolicyId::try_from(approval.id.as_str()))
+        let (Ok(tenant), Ok(id)) =
+            (TenantName::try_from(approval.tenant.as_str()), PolicyId::try_from(approval.id.as_str()))
         else {
             return false;
         };
@@ -174,7 +175,8 @@ impl ApprovalWebhook {
         let timestamp = unix_now().to_string();
         let signature = sign(&self.key, id, &timestamp, body);
         let mut headers = self.endpoint.post("application/json")?;
-        for (name, value) in [("webhook-id", id), ("webhook-timestamp", &timestamp), ("webhook-signature", &signature)] {
+        for (name, value) in [("webhook-id", id), ("webhook-timestamp", &timestamp), ("webhook-signature", &signature)]
+        {
             let value = HeaderValue::from_str(value).map_err(|_| MintError::Invalid("the webhook's headers".into()))?;
             headers.insert(name, value);
         }
@@ -187,8 +189,11 @@ impl ApprovalWebhook {
 
     /// What the request would do: names alone, no value of its query and nothing of its body.
     fn body(&self, approval: &Approval) -> String {
-        let time = |unix: i64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix.unsigned_abs())).to_string();
-        let page = if self.page_url.is_empty() { String::new() } else { format!("{}/t/{}", self.page_url, approval.tenant) };
+        let time = |unix: i64| {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix.unsigned_abs())).to_string()
+        };
+        let page =
+            if self.page_url.is_empty() { String::new() } else { format!("{}/t/{}", self.page_url, approval.tenant) };
         let message = serde_json::json!({
             "type": "approval.requested",
             "timestamp": time(approval.requested_at),

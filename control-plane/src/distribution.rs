@@ -213,7 +213,7 @@ impl Distribution {
     /// The registry that nodes' reports arrive at.
     #[must_use]
     pub fn node_registry(&self) -> &Registry {
-        &self.0.sessions.0.registry
+        self.0.sessions.registry()
     }
 
     /// What serves nodes' connections.

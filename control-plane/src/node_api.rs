@@ -4,13 +4,13 @@
 //! [`grpc_stream`] its framing. [`connection_limiter`] and [`handshake_limiter`] bound what one
 //! peer can occupy.
 
+pub(crate) mod approvals;
 pub mod audit_upload;
 mod connection;
 mod connection_limiter;
 pub mod enrolment;
 pub(crate) mod grpc_stream;
 pub(crate) mod handshake_limiter;
-pub(crate) mod approvals;
 pub(crate) mod limit_shares;
 pub(crate) mod session;
 mod stream_end;

@@ -34,8 +34,8 @@ use self::{
     upgrade::Upgrade,
 };
 use crate::{
-    approval_webhook::ApprovalWebhook,
     admin::{self, Admin, Edge},
+    approval_webhook::ApprovalWebhook,
     authenticated::Authenticated,
     authority::Authority,
     config::{Config, ListenerTlsConfig},

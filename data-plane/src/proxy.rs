@@ -20,6 +20,7 @@ use crate::{
     },
     pipeline::{
         admit::{self, Admitted, Hosts},
+        approval,
         audit::{Audit, Record, RequestId},
         authorize,
         caller::Caller,
@@ -29,7 +30,6 @@ use crate::{
         forward,
         in_flight::InFlight,
         inject::{self, Injected, Injection},
-        approval,
         limits,
         lookup::{self, Identified},
         prepared::PreparedInjection,

@@ -126,7 +126,8 @@ fn a_request_is_refused_until_an_operator_approves_it() {
     assert_eq!(world.cli().json(&["approval", "list", "--waiting"]), serde_json::json!([]));
     wait_for("a record that names the approval", || {
         let records = world.cli().json(&["audit", "search", "--since", "1h", "--decision", "allow"]);
-        let named = |record: &&Value| record["policies"].as_array().is_some_and(|ids| ids.contains(&id.as_str().into()));
+        let named =
+            |record: &&Value| record["policies"].as_array().is_some_and(|ids| ids.contains(&id.as_str().into()));
         records.as_array().unwrap().iter().find(named).map(drop)
     });
 
@@ -256,7 +257,11 @@ fn who_may_not_approve_cannot() {
     let (_foreign_dir, foreign) = world.operator("fay", "owner:acme");
     for verb in ["approve", "deny", "revoke"] {
         assert_eq!(exit(&viewer, &["approval", verb, &id]).0, Some(4), "{verb}");
-        assert_eq!(exit(&foreign, &["approval", verb, &id]).0, Some(3), "{verb}: the other tenant does not exist for it");
+        assert_eq!(
+            exit(&foreign, &["approval", verb, &id]).0,
+            Some(3),
+            "{verb}: the other tenant does not exist for it"
+        );
         assert_eq!(exit(&foreign, &["--tenant", "acme", "approval", verb, &id]).0, Some(3), "{verb}");
     }
     assert_eq!(exit(&viewer, &["approval", "show", &id]).0, Some(0));
@@ -332,7 +337,9 @@ fn a_grant_permits_nothing_by_itself_and_is_no_part_of_files() {
     assert_eq!(applied.code, Some(0), "{}", applied.stderr);
     assert_eq!(world.post(PATH).status, 200);
     // Without another permit, and under another forbid, it permits nothing.
-    world.cli().apply_policies("@id(\"stop\") forbid (principal, action, resource) when { context.path like \"*r-1\" };");
+    world
+        .cli()
+        .apply_policies("@id(\"stop\") forbid (principal, action, resource) when { context.path like \"*r-1\" };");
     assert_eq!(world.post(PATH).code(), "policy_denied");
     world.cli().json(&["policy", "delete", "stop", "--yes"]);
     world.cli().json(&["policy", "delete", "granted-services", "--yes"]);
@@ -365,10 +372,13 @@ fn a_revoked_approval_ends_answers_in_progress() {
     let id = world.approved(PATH, &["--limit", "1"]);
     let (address, secret) = (world.sandbox.proxy(), world.bot.secret.clone());
     let mut connection = Connection::open(address);
-    connection.send(format!("GET {PATH} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {secret}\r\n\r\n").as_bytes());
+    connection
+        .send(format!("GET {PATH} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {secret}\r\n\r\n").as_bytes());
     assert_eq!(connection.read_reply(false).status, 403, "a GET was not approved");
     let mut connection = Connection::open(address);
-    let head = format!("POST {PATH} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {secret}\r\nContent-Length: 0\r\n\r\n");
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {secret}\r\nContent-Length: 0\r\n\r\n"
+    );
     connection.send(head.as_bytes());
     assert_eq!(connection.read_head().unwrap().0, 200);
     world.cli().json(&["approval", "revoke", &id, "--yes"]);

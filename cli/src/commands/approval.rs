@@ -19,7 +19,9 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// List requests that wait for approval, and those decided, until a day after their end
-    #[command(alias = "ls", after_help = "\
+    #[command(
+        alias = "ls",
+        after_help = "\
 Examples:
   seks approval list --waiting
   seks approval list -o json
@@ -27,7 +29,8 @@ Examples:
 A policy asks for approval with an annotation, and refuses what was not approved:
   @id(\"refunds\") @approval(\"payments\")
   forbid (principal, action == Seks::Action::\"POST\", resource == Seks::Service::\"stripe\")
-  when { context.path like \"/v1/refunds*\" };")]
+  when { context.path like \"/v1/refunds*\" };"
+    )]
     List {
         /// Only those that wait
         #[arg(long)]
@@ -294,7 +297,11 @@ async fn settings(global: &Global, by_another: Option<YesOrNo>) -> Result<()> {
     let client = global.connect().await?;
     let (tenant, what) = (client.tenant(), format!("tenant `{}`", client.tenant()));
     let record = match by_another {
-        None => client.call(&what, client.rpc().get_tenant(wire::NameRequest { tenant: String::new(), name: tenant })).await?,
+        None => {
+            client
+                .call(&what, client.rpc().get_tenant(wire::NameRequest { tenant: String::new(), name: tenant }))
+                .await?
+        }
         Some(wanted) => {
             let request = wire::SetApprovalRulesRequest { tenant, approval_by_another: wanted == YesOrNo::Yes };
             client.call(&what, client.rpc().set_approval_rules(request)).await?

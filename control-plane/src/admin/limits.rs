@@ -43,6 +43,8 @@ fn cost(method: Method) -> Cost {
         | M::DeleteCredential
         | M::DeletePolicy
         | M::DeleteTrust
+        | M::RevokeApproval
+        | M::DenyApproval
         | M::DeleteOperator => Cost::Free,
         M::AwsKeyPair => Cost::Read,
         method => match method.rule() {

@@ -1,8 +1,8 @@
 //! What is stored: the nouns of the wire contract, one message a record, and where each was found.
 
 pub use seks_proto::wire::{
-    Agent, Approval, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role, RoleBinding,
-    Service, Tenant, Token, Trust, Usage,
+    Agent, Approval, Credential, CredentialVersion, Grant, Mint, Node, Operator, Policy, Quota, Replica, Role,
+    RoleBinding, Service, Tenant, Token, Trust, Usage,
 };
 use seks_types::destination::Destination;
 use sha2::{Digest as _, Sha256};

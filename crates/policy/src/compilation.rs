@@ -123,7 +123,9 @@ impl CheckedPolicy {
 
     fn is_for_query(&self, record: &wire::Policy) -> bool {
         match &self.approval {
-            Some(ApprovalRole::Grants(grant)) => grant.query_sha256.as_ref().map_or(&[][..], |sha256| sha256) == record.query_sha256,
+            Some(ApprovalRole::Grants(grant)) => {
+                grant.query_sha256.as_ref().map_or(&[][..], |sha256| sha256) == record.query_sha256
+            }
             _ => record.query_sha256.is_empty(),
         }
     }

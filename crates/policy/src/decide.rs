@@ -246,7 +246,8 @@ impl Plan {
         let in_force = || self.policies.iter().filter(|policy| policy.is_in_force());
         let permits = || in_force().filter(|policy| !policy.forbids && !is(policy, Truth::False));
         let forbids = || {
-            let restricts = |policy: &&SlicedPolicy| policy.forbids && (policy.is_in_force() || policy.approval.is_some());
+            let restricts =
+                |policy: &&SlicedPolicy| policy.forbids && (policy.is_in_force() || policy.approval.is_some());
             self.policies.iter().filter(restricts).filter(|policy| !is(policy, Truth::False))
         };
         match &self.constant {

@@ -42,7 +42,9 @@ pub use seks_limits::{Limit, LimitError};
 pub use seks_service::methods::MethodGroup;
 
 pub use self::{
-    approval::{ApprovalGrant, Approvals, GrantText, RequiredApproval, approval_scope, grant_text, sha256_of, sha256_of_bytes},
+    approval::{
+        ApprovalGrant, Approvals, GrantText, RequiredApproval, approval_scope, grant_text, sha256_of, sha256_of_bytes,
+    },
     budget::BUDGET,
     compilation::Compilation,
     decide::Reach,

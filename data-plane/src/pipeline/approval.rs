@@ -144,7 +144,9 @@ pub(crate) async fn put_before_operators(refusal: Refusal, table: &Table) -> Ref
             format!("policy `{policy}` asks for an operator's approval, and `{id}` was denied until {}", time(until))
         }
         ApprovalState::Approved(id) => {
-            format!("policy `{policy}` asks for an operator's approval: `{id}` was just approved, send the request again")
+            format!(
+                "policy `{policy}` asks for an operator's approval: `{id}` was just approved, send the request again"
+            )
         }
         ApprovalState::Full => format!(
             "policy `{policy}` asks for an operator's approval, and too many requests of this agent or tenant wait for one"

@@ -27,8 +27,8 @@ use self::{
     further_readings::{DecidedWith, FurtherReadings},
 };
 use super::{
-    audit::{Counters, Record},
     approval,
+    audit::{Counters, Record},
     caller::Caller,
     form,
     inspected_body::InspectedBody,

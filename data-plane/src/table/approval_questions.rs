@@ -27,8 +27,9 @@ use super::TokenEntry;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions that wait for an answer at the same time, and those of one agent.
 const MAX_WAITING: usize = 1024;
-const MAX_WAITING_OF_AGENT: usize = 8;
-/// How long the answer about a refused request is repeated to equal requests, and for how many.
+const MAX_WAITING_OF_AGENT: usize = 32;
+/// How long the answer about a refused request is repeated to equal requests, and for how many. A
+/// denial is noticed after that time.
 const REMEMBERED: Duration = Duration::from_secs(1);
 const MAX_REMEMBERED: usize = 1024;
 
@@ -109,7 +110,9 @@ impl ApprovalQuestions {
     /// Reports a refused request. Waits for the answer, for [`PATIENCE`] at most.
     pub async fn ask(&self, token: &TokenEntry, refused: &RefusedRequest) -> ApprovalState {
         let question = question(token, Question::Refused(refused.message()));
-        let digest = sha256_of_bytes(&question.encode_to_vec());
+        // What was true before a change of the tenant's records is not repeated.
+        let version = token.tenant_state().version().to_be_bytes();
+        let digest = sha256_of_bytes(&[&question.encode_to_vec()[..], &version].concat());
         let now = Instant::now();
         if let Some((at, known)) = self.state.lock().remembered.get(&digest)
             && now.duration_since(*at) < REMEMBERED

@@ -3,11 +3,11 @@
 
 use seks_proto::wire::{self, replica_message::Message as ToNode};
 
-use super::Session;
+use super::{Session, Sessions};
 use crate::{
     node_api::{approvals::ApprovalQuestion, limit_shares::LimitQuestion},
     rate::Rate,
-    registry::Budget,
+    registry::{Budget, Registry},
 };
 
 /// Refused credentials that one node may report. Each of a few hundred minted credentials may be
@@ -20,6 +20,13 @@ const LIMIT_QUESTIONS: Rate = Rate { per_second: 500.0, burst: 2000.0 };
 
 /// Questions about approvals of one node. Each lists the approvals of a tenant, or writes one.
 const APPROVAL_QUESTIONS: Rate = Rate { per_second: 50.0, burst: 200.0 };
+
+impl Sessions {
+    /// The registry that the reports arrive at.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+}
 
 impl Session {
     /// An upstream refuses a minted token: the next one is due now. Nothing here waits for that. A

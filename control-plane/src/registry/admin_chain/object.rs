@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    registry::record::{Agent, Approval, Credential, JoinRecord, Node, Operator, Policy, Quota, Service, Tenant, Token, Trust},
+    registry::record::{
+        Agent, Approval, Credential, JoinRecord, Node, Operator, Policy, Quota, Service, Tenant, Token, Trust,
+    },
     store::{Key, Write, key::AdminChainName},
 };
 

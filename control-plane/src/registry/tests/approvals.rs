@@ -3,7 +3,7 @@
 use seks_policy::sha256_of;
 
 use super::*;
-use crate::registry::{Approve, Asked, ApprovalState, RefusedRequest};
+use crate::registry::{ApprovalState, Approve, Asked, RefusedRequest};
 
 const POLICY: &str = "@id(\"ask\") @approval(\"payments\") forbid (principal, action, resource);";
 

@@ -3,7 +3,8 @@
 use seks_proto::wire;
 
 use crate::{
-    Approvals, Body, Call, Decision, GRANTED_SERVICES, GrantText, Policies, approval_scope, grant_text, parse_file, sha256_of,
+    Approvals, Body, Call, Decision, GRANTED_SERVICES, GrantText, Policies, approval_scope, grant_text, parse_file,
+    sha256_of,
 };
 
 const ASKS: &str = "@id(\"ask\") @approval(\"payments\") forbid (principal, action, resource) when { context.path like \"/v1/refunds*\" };";
@@ -84,7 +85,8 @@ fn a_grant_lifts_exactly_what_it_names() {
     let decision = decide(&with(grant(|_| {})), &post, "/v1/refunds/1");
     assert!(is_approved(&decision, "", 99) && is_approved(&decision, "a=b", 99));
     assert!(!is_approved(&decision, "", 100), "it has ended");
-    for path in ["/v1/refunds/2", "/v1/refunds", "/v1/refunds/1/", "/v1/Refunds/1", "/v1/refunds/%31", "/v1//refunds/1"] {
+    for path in ["/v1/refunds/2", "/v1/refunds", "/v1/refunds/1/", "/v1/Refunds/1", "/v1/refunds/%31", "/v1//refunds/1"]
+    {
         assert!(!is_approved(&decide(&with(grant(|_| {})), &post, path), "", 0), "{path}");
     }
     assert!(!is_approved(&decide(&with(grant(|_| {})), &put, "/v1/refunds/1"), "", 0));
@@ -109,10 +111,15 @@ fn a_grant_lifts_exactly_what_it_names() {
 
 #[test]
 fn grants_without_a_count_are_used_first() {
-    let counted = wire::Policy { id: "apr-2".into(), text: grant(|text| text.uses = 3).text.replace("apr-1", "apr-2"), ..Default::default() };
+    let counted = wire::Policy {
+        id: "apr-2".into(),
+        text: grant(|text| text.uses = 3).text.replace("apr-1", "apr-2"),
+        ..Default::default()
+    };
     let policies = [record("granted-services", GRANTED_SERVICES), record("ask", ASKS), counted, grant(|_| {})];
     let approvals: Approvals = (*decide(&policies, &http::Method::POST, "/v1/refunds/1").approvals.unwrap()).clone();
-    let order: Vec<bool> = approvals.grants_for(&approvals.required[0], "", 0).iter().map(|grant| grant.is_counted).collect();
+    let order: Vec<bool> =
+        approvals.grants_for(&approvals.required[0], "", 0).iter().map(|grant| grant.is_counted).collect();
     assert_eq!(order, [false, true]);
 }
 
@@ -122,7 +129,10 @@ fn files_ask_for_approval_and_grant_none() {
     assert_eq!(approval_scope(&asks[0].1).as_deref(), Some("payments"));
     assert_eq!(approval_scope("@id(\"a\") // @approval(\"x\")\npermit (principal, action, resource);"), None);
     assert_eq!(approval_scope("@id(\"@approval(\\\"x\\\")\") permit (principal, action, resource);"), None);
-    assert_eq!(approval_scope("@id(\"a\")\n@ approval ( \"ops: deploy\" ) forbid (principal, action, resource);").as_deref(), Some("ops: deploy"));
+    assert_eq!(
+        approval_scope("@id(\"a\")\n@ approval ( \"ops: deploy\" ) forbid (principal, action, resource);").as_deref(),
+        Some("ops: deploy")
+    );
     let wrong = [
         ("@id(\"a\") @approval(\"x\") permit (principal, action, resource);", "belongs to a forbid"),
         ("@id(\"a\") @approval forbid (principal, action, resource);", "a label of"),
