@@ -331,6 +331,7 @@ fn a_grant_permits_nothing_by_itself_and_is_no_part_of_files() {
     assert!(said.contains("is written by `seks approval approve` alone"), "{said}");
     // A file that has only what `export` says leaves the approval alone.
     let export = world.cli().run(&["export"], "").stdout;
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     assert!(!export.contains(&id) && export.contains("@approval"), "{export}");
     std::fs::write(file.path(), &export).unwrap();
     let applied = world.cli().run(&["apply", "-f", file.path().to_str().unwrap(), "--prune", "--yes"], "");
