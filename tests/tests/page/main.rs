@@ -169,7 +169,8 @@ fn what_waits_for_approval_is_shown_and_decided_elsewhere() {
     assert!(page.contains(&id) && page.contains("amount=…") && page.contains("payments"), "{page}");
     assert!(!page.contains("4242") && !page.contains("<b>") && !page.contains("'onload='"), "{page}");
     for method in ["POST", "PUT", "DELETE"] {
-        let request = format!("{method} {base}t/default HTTP/1.1\r\nHost: {address}\r\n{cookie}Connection: close\r\n\r\n");
+        let request =
+            format!("{method} {base}t/default HTTP/1.1\r\nHost: {address}\r\n{cookie}Connection: close\r\n\r\n");
         assert_eq!(raw::exchange(address, request).status, 405, "{method}");
     }
     assert_eq!(sandbox.cli().json(&["approval", "show", &id])["state"], "waiting");
