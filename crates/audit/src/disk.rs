@@ -103,6 +103,14 @@ impl Directory {
         }
     }
 
+    /// The length of a file, in bytes.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn length(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.0.join(name))?.len())
+    }
+
     fn sync(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
     }

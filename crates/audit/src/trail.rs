@@ -15,6 +15,7 @@ mod rows;
 mod search;
 #[cfg(test)]
 mod tests;
+mod value_sets;
 mod verify;
 
 use std::{
@@ -35,7 +36,7 @@ use self::{
     rows::{Facts, Rows},
 };
 pub use self::{
-    block::BlockError,
+    block::{BlockError, layout},
     frames::StoredFrame,
     search::{Entry, Page, Position, Query, Test},
     verify::{ExportedFrame, Finding, KnownHead, Problem, Verification, VerifiedPart},
@@ -247,13 +248,20 @@ impl Trail {
         for number in logs {
             trail.replay(number)?;
         }
+        // A log that was left behind is older than the blocks.
+        let mut state = trail.state.write();
+        state.number = state.number.max(state.blocks.last_key_value().map_or(0, |(newest, _)| newest + 1));
+        drop(state);
         Ok(trail)
     }
 
     /// Takes in a log that had not become a block, and makes one of it.
     fn replay(&self, number: u64) -> Result<(), TrailError> {
-        let is_block = |state: &State| state.blocks.contains_key(&number) || state.damaged.contains_key(&number);
-        if !is_block(&self.state.read()) {
+        let is_done = |state: &State| {
+            let is_pruned = state.pruned.is_some_and(|pruned| number <= pruned);
+            is_pruned || state.blocks.contains_key(&number) || state.damaged.contains_key(&number)
+        };
+        if !is_done(&self.state.read()) {
             self.state.write().number = number;
             let bytes = self.disk.read_all(&log::file_name(number))?;
             let mut entries = LogReader::new(&bytes, &self.keys);

@@ -13,6 +13,7 @@ use super::{
     column::{Column, LEVEL},
     directory::{Directory, IntentLists, Place},
     rows::{Columns, Facts, FrameTable, OPAQUE, Rows, put_field},
+    value_sets::ValueSets,
 };
 use crate::{
     disk::Disk,
@@ -32,6 +33,23 @@ const AAD: &[u8] = b"seks/v1/audit-block";
 const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
 /// Columns in front of those of the fields: four of the frames, and the shapes of the rows.
 const FRAME_COLUMNS: usize = 4;
+
+/// Where the ends of a block's file are: its header, and its directory. A reader of both needs no
+/// key to find them.
+pub mod layout {
+    /// The header's bytes, from the beginning.
+    pub const HEADER_BYTES: u64 = super::HEADER_BYTES as u64;
+    /// Bytes behind the directory, at the end.
+    pub const TRAILER_BYTES: u64 = super::TRAILER_BYTES as u64;
+
+    /// Where the directory of a block of this many bytes begins. `end` is at least the trailer.
+    /// `None`: it is no block.
+    #[must_use]
+    pub fn directory_start(block_bytes: u64, end: &[u8]) -> Option<u64> {
+        let length = u64::from_be_bytes(*end.last_chunk::<8>()?);
+        block_bytes.checked_sub(TRAILER_BYTES)?.checked_sub(length).filter(|start| *start >= HEADER_BYTES)
+    }
+}
 
 /// Why a block cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +103,9 @@ pub(crate) fn encode(
     let of_rows = rows.frame_columns().into_iter().chain([Column::Numbers(row_shapes)]).map(|column| (OPAQUE, column));
     // One column at a time is in memory twice.
     let of_fields = fields.into_iter().map(|(field, values)| (field, values.into_column()));
-    let (mut columns, mut zstd) = (Vec::new(), Compressor::new(LEVEL)?);
+    let (mut columns, mut values, mut zstd) = (Vec::new(), ValueSets::default(), Compressor::new(LEVEL)?);
     for (part, (field, column)) in of_rows.chain(of_fields).enumerate() {
+        values.add(field, &column);
         let offset = out.len();
         out.extend_from_slice(&column.encode(&mut zstd)?);
         file_key.seal(part as u64, AAD, &mut out, offset)?;
@@ -95,7 +114,7 @@ pub(crate) fn encode(
     let times = rows.records().map(|record| Facts::of(record).began_us);
     let (min_us, max_us) = times.fold((u64::MAX, 0), |(min, max), time| (min.min(time), max.max(time)));
     let (rows, parts) = (rows.len() as u32, rows.parts.clone());
-    let directory = Directory { rows, min_us, max_us, parts, shapes, columns, intents }.encode();
+    let directory = Directory { rows, min_us, max_us, parts, shapes, columns, intents, values }.encode();
     let at = out.len();
     out.extend_from_slice(&zstd.compress(&directory)?);
     file_key.seal(DIRECTORY_PART, AAD, &mut out, at)?;

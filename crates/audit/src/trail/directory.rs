@@ -1,6 +1,9 @@
 //! What a block says of itself: its rows, its times, its chains, and where its columns are.
 
-use super::rows::{ChainPart, Shape};
+use super::{
+    rows::{ChainPart, Shape},
+    value_sets::ValueSets,
+};
 use crate::{
     chain::{ChainId, Digest, Head, Predecessor},
     varint::{put, put_bytes, take, take_bytes},
@@ -35,6 +38,8 @@ pub(crate) struct Directory {
     pub(crate) shapes: Vec<Shape>,
     pub(crate) columns: Vec<Place>,
     pub(crate) intents: IntentLists,
+    /// Empty in blocks of versions without them.
+    pub(crate) values: ValueSets,
 }
 
 impl Directory {
@@ -71,6 +76,7 @@ impl Directory {
         for list in [&self.intents.open, &self.intents.late] {
             put_bytes(&mut out, list.as_flattened());
         }
+        self.values.encode(&mut out);
         out
     }
 
@@ -85,7 +91,8 @@ impl Directory {
         let columns = list(rest, place)?;
         let mut ids = || Some(take_bytes(rest)?.as_chunks::<16>().0.to_vec());
         let intents = IntentLists { open: ids()?, late: ids()? };
-        bytes.is_empty().then_some(Self { rows, min_us, max_us, parts, shapes, columns, intents })
+        let values = if rest.is_empty() { ValueSets::default() } else { ValueSets::decode(rest)? };
+        bytes.is_empty().then_some(Self { rows, min_us, max_us, parts, shapes, columns, intents, values })
     }
 }
 

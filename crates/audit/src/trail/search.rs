@@ -165,7 +165,8 @@ impl Trail {
                 let directory = &block.directory;
                 let is_in_time = directory.min_us < query.until_us && directory.max_us >= query.since_us;
                 let node = query.node.as_ref().is_none_or(|node| directory.parts.iter().any(|part| part.node == *node));
-                is_in_time && node && query.may_have(block.number)
+                let values = query.tests.iter().all(|test| directory.values.may_match(test));
+                is_in_time && node && values && query.may_have(block.number)
             })
             .map(|block| Part::Block(block.clone()))
             .collect();

@@ -1,6 +1,7 @@
 mod replicas;
 mod rotation;
 mod seven;
+mod skipping;
 
 use std::{
     collections::BTreeSet,

@@ -130,7 +130,7 @@ fn nothing_is_found_on_a_clean_fleet() {
 /// of the trail's log, so it is looked for before the trail is opened again.
 type Case = (&'static str, fn(&mut Fleet), (&'static str, &'static str));
 
-const OF_THE_TRAIL: [Case; 7] = [
+const OF_THE_TRAIL: [Case; 12] = [
     ("a record changed", |f| f.disk.change(&f.blocks()[1], |bytes| bytes[700] ^= 1), ("", "block_damaged")),
     ("removed in the middle", |f| f.disk.remove(&f.blocks()[1]).unwrap(), ("node-a", "gap")),
     (
@@ -152,13 +152,65 @@ const OF_THE_TRAIL: [Case; 7] = [
         },
         ("", "block_damaged"),
     ),
+    ("segments of a node swapped", swap_segments_of_a_node, ("node-a", "gap")),
+    ("segments of two nodes swapped", swap_segments_of_two_nodes, ("node-b", "cut_tail")),
     ("a node silenced", silence_node, ("node-b", "silent")),
     ("a node cloned", clone_node, ("node-a", "cloned")),
     ("a clock set back", set_clock_back, ("node-a", "clock_set_back")),
+    (
+        "the index of a block edited", // the directory is the last part of the file
+        |f| f.disk.change(&f.blocks()[1], |bytes| *bytes.iter_mut().rev().nth(40).unwrap() ^= 1),
+        ("", "block_damaged"),
+    ),
+    (
+        "a block cut within a record",
+        |f| f.disk.change(&f.blocks()[1], |bytes| bytes.truncate(bytes.len() / 2)),
+        ("", "block_damaged"),
+    ),
+    ("the log cut within a record", cut_log, ("node-b", "cut_tail")),
 ];
 
+/// Two segments that a node has not handed in yet.
+fn swap_segments_of_a_node(fleet: &mut Fleet) {
+    let node = &mut fleet.nodes[0];
+    let before = node.spool.segments().list().len();
+    node.requests(800..900, "bot");
+    let new: Vec<String> = node.spool.segments().list().iter().skip(before).map(|info| info.name.clone()).collect();
+    let contents: Vec<Vec<u8>> = new.iter().take(2).map(|name| node.disk.read_all(name).unwrap()).collect();
+    node.disk.change(&new[0], |bytes| bytes.clone_from(&contents[1]));
+    node.disk.change(&new[1], |bytes| bytes.clone_from(&contents[0]));
+    fleet.trail.ingest(&fleet.nodes[0].arrivals(&fleet.trail));
+    fleet.known[0] = fleet.nodes[0].head(5);
+}
+
+/// The newest segments of two nodes, on each other's disk.
+fn swap_segments_of_two_nodes(fleet: &mut Fleet) {
+    let mut newest = Vec::new();
+    for node in &mut fleet.nodes {
+        node.requests(800..803, "bot");
+        let name = node.spool.segments().list().last().unwrap().name.clone();
+        newest.push((name.clone(), node.disk.read_all(&name).unwrap()));
+    }
+    for (node, other) in fleet.nodes.iter().zip(newest.iter().rev()) {
+        let own = node.spool.segments().list().last().unwrap().name.clone();
+        node.disk.change(&own, |bytes| bytes.clone_from(&other.1));
+        let refused = fleet.trail.ingest(&node.arrivals(&fleet.trail)).into_iter().filter_map(Result::err);
+        assert!(refused.into_iter().all(|error| matches!(error, IngestError::OtherNode(_))));
+    }
+    fleet.known = fleet.nodes.iter().map(|node| node.head(5)).collect();
+}
+
+/// A power cut has the same effect on what was not acknowledged; this was.
+fn cut_log(fleet: &mut Fleet) {
+    fleet.nodes[1].requests(900..903, "other");
+    fleet.nodes[1].upload(&fleet.trail);
+    fleet.known[1] = fleet.nodes[1].head(5);
+    let log = fleet.disk.list().unwrap().into_iter().rfind(|(name, _)| name.ends_with("log")).unwrap().0;
+    fleet.disk.change(&log, |bytes| bytes.truncate(bytes.len() - 10));
+}
+
 #[test]
-fn each_of_seven_tamperings_with_the_trail_is_found() {
+fn each_tampering_with_the_trail_is_found() {
     for (what, tamper, (node, kind)) in OF_THE_TRAIL {
         let mut fleet = Fleet::start();
         tamper(&mut fleet);
