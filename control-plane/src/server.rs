@@ -94,11 +94,11 @@ impl ControlPlane {
         config.sources.check().map_err(StartError::Sources)?;
         let runtimes = Runtimes::start().map_err(StartError::Threads)?;
         let served = run_on(runtimes.distribution(), {
-            let config = config.clone();
+            let (config, admin) = (config.clone(), runtimes.admin());
             async move {
                 let foundation = Components::open(&config).await?;
                 let (marks, identities) = (foundation.marks.clone(), foundation.authority.identities().clone());
-                let trail = trail::open(&config, &foundation).await?;
+                let trail = trail::open(&config, &foundation, options.replica.clone(), admin).await?;
                 let options = DistributionOptions { marks, identities, trail, ..options };
                 let (store, sealer) = (Arc::clone(&foundation.store), Arc::clone(&foundation.sealer));
                 let replica = options.replica.clone();

@@ -7,20 +7,29 @@
 mod follow;
 mod last_used;
 pub(crate) mod metrics;
+pub mod object_storage;
 pub mod tripwires;
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use self::{
     follow::Followers,
     metrics::Counters,
+    object_storage::{Bucket, BucketDisk, ObjectStorageConfig, ObjectStorageError},
     tripwires::{Alarm, AlarmKind, Facts, Watch},
 };
 use parking_lot::Mutex;
 use seks_audit::{
     admin::archive::{Archive, ArchiveError, ArchiveOptions},
     chain::{ChainId, Digest, Head},
-    disk::{Directory, DirectoryLock},
+    disk::{Directory, DirectoryLock, Disk},
     seal::AuditKeys,
     signing::SigningKey,
     spool::unix_micros,
@@ -31,7 +40,10 @@ use seks_audit::{
 };
 use seks_runtime::{alloc::release_freed_memory, lower_thread_priority};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch},
+};
 
 pub use self::follow::{Follow, NewRecords};
 pub(crate) use self::last_used::LastUsed;
@@ -70,12 +82,14 @@ pub struct TrailConfig {
     /// Tripwires that revoke the token: `canary`, `service_not_granted`, `new_network`,
     /// `token_in_path`. Default: none.
     pub revoke_on: Vec<AlarmKind>,
+    /// A bucket for the files of the trail, of which `dir` is then a cache. Default: none.
+    pub object_storage: Option<ObjectStorageConfig>,
 }
 
 impl Default for TrailConfig {
     fn default() -> Self {
         let TrailOptions { max_age, max_bytes, .. } = TrailOptions::default();
-        Self { dir: PathBuf::new(), retention: max_age, max_bytes, revoke_on: Vec::new() }
+        Self { dir: PathBuf::new(), retention: max_age, max_bytes, revoke_on: Vec::new(), object_storage: None }
     }
 }
 
@@ -104,6 +118,12 @@ pub enum OpenTrailError {
     /// The archive of admin changes in it.
     #[error("audit.dir: admin changes: {0}")]
     Archive(#[from] ArchiveError),
+    /// `[audit] object_storage`.
+    #[error("audit.object_storage.{0}")]
+    ObjectStorage(#[from] ObjectStorageError),
+    /// The bucket.
+    #[error("audit.object_storage: {0}")]
+    Bucket(#[source] io::Error),
 }
 
 impl TrailConfig {
@@ -118,8 +138,23 @@ impl TrailConfig {
         if self.max_bytes < 16 << 20 {
             return Err(OpenTrailError::Config { key: "max_bytes", reason: "at least 16 MiB, in bytes" });
         }
+        if let Some(storage) = &self.object_storage {
+            storage.check()?;
+        }
         Ok(())
     }
+}
+
+/// What a trail is opened with.
+pub struct TrailIdentity {
+    /// What records are sealed to.
+    pub keys: AuditKeys,
+    /// What exports are signed with.
+    pub signing: SigningKey,
+    /// This replica's name.
+    pub replica: String,
+    /// Where requests to a bucket run.
+    pub runtime: Handle,
 }
 
 type Reply = oneshot::Sender<Vec<Result<Head, IngestError>>>;
@@ -145,6 +180,8 @@ struct Inner {
     alarms: Mutex<Option<mpsc::Receiver<Alarm>>>,
     heads: Mutex<HashMap<String, Reports>>,
     key_changes: watch::Sender<()>,
+    /// Directories whose files go to a bucket.
+    in_bucket: Vec<BucketDisk>,
     _lock: DirectoryLock,
 }
 
@@ -175,15 +212,31 @@ impl Trail {
     ///
     /// # Errors
     /// [`OpenTrailError`].
-    pub fn open(config: &TrailConfig, keys: AuditKeys, signing: SigningKey) -> Result<Self, OpenTrailError> {
+    pub fn open(config: &TrailConfig, identity: TrailIdentity) -> Result<Self, OpenTrailError> {
         config.check()?;
+        let TrailIdentity { keys, signing, replica, runtime } = identity;
         let failed = |source| OpenTrailError::Directory { path: config.dir.clone(), source };
         let disk = Directory::open(&config.dir).map_err(failed)?;
         let lock = disk.lock().map_err(failed)?;
+        let storage = config.object_storage.as_ref();
+        let bucket =
+            storage.map(|storage| Ok::<_, OpenTrailError>((Bucket::new(storage, &replica, runtime)?, storage)));
+        let bucket = bucket.transpose()?;
+        let mut in_bucket = Vec::new();
+        let mut open_disk = |path: &Path, name: &str| -> Result<Arc<dyn Disk>, OpenTrailError> {
+            let local = Directory::open(path).map_err(failed)?;
+            let Some((bucket, storage)) = &bucket else { return Ok(Arc::new(local)) };
+            let disk = BucketDisk::open(path, local, bucket.below(name), storage.bounds());
+            let disk = disk.map_err(OpenTrailError::Bucket)?;
+            in_bucket.push(disk.clone());
+            Ok(Arc::new(disk))
+        };
+        let disk = open_disk(&config.dir, "records")?;
+        let archive = open_disk(&config.dir.join(ARCHIVE), ARCHIVE)?;
         let options =
             TrailOptions { max_age: config.retention, max_bytes: config.max_bytes, ..TrailOptions::default() };
         let keys = Arc::new(keys);
-        let blocks = Arc::new(Blocks::open(Arc::new(disk), Arc::clone(&keys), options)?);
+        let blocks = Arc::new(Blocks::open(disk, Arc::clone(&keys), options)?);
         let (arrivals, queue) = mpsc::channel(QUEUE);
         let (writer, grown) = (blocks.clone(), watch::Sender::new(()));
         let on_growth = grown.clone();
@@ -203,9 +256,8 @@ impl Trail {
                 write_arrivals(&writer, queue, observer);
             })
             .map_err(failed)?;
-        let archive = Directory::open(&config.dir.join(ARCHIVE)).map_err(failed)?;
         let options = ArchiveOptions { max_age: config.retention, max_bytes: config.max_bytes };
-        let archive = Arc::new(Archive::open(Arc::new(archive), keys, options)?);
+        let archive = Arc::new(Archive::open(archive, keys, options)?);
         let id = ChainId::generate().map_err(|error| failed(io::Error::other(error)))?.to_string();
         let (searches, uploads) = (Semaphore::new(SEARCHES), Semaphore::new(UPLOADS));
         let (heads, alarms) = (Mutex::default(), Mutex::new(Some(alarms)));
@@ -224,6 +276,7 @@ impl Trail {
             last_used,
             alarms,
             key_changes: watch::Sender::new(()),
+            in_bucket,
             _lock: lock,
         })))
     }
@@ -259,6 +312,12 @@ impl Trail {
     #[must_use]
     pub fn archive(&self) -> &Arc<Archive> {
         &self.0.archive
+    }
+
+    /// The directories whose files are to be uploaded.
+    #[must_use]
+    pub fn in_bucket(&self) -> &[BucketDisk] {
+        &self.0.in_bucket
     }
 
     /// Room for one group of arrivals. A node that waits for it is held up by flow control, with

@@ -30,6 +30,7 @@ const BODIES: &str = "tests/tests/isolation/tenants_on_node/bodies.rs";
 const LOGS: &str = "tests/tests/isolation/availability/logs.rs";
 const SPOOL: &str = "crates/audit/src/spool/tests.rs";
 const TRAIL: &str = "crates/audit/src/trail/tests.rs";
+const BUCKET: &str = "tests/tests/audit_object_storage.rs";
 const PROCESS: &str = "crates/runtime/tests/process_metrics.rs";
 const MINT: &str = "tests/tests/mint/main.rs";
 const TRUST: &str = "tests/tests/trust/main.rs";
@@ -67,7 +68,9 @@ const CASES: &[(&str, Shown)] = &[
     ("seks_audit_trail_lag_seconds", Here),
     ("seks_audit_trail_oldest_seconds", In(TRAIL, "retention_removes_the_oldest_and_verify_knows")),
     ("seks_audit_trail_open_intents", In(TRAIL, "intents_are_shown_only_while_their_outcome_is_unknown")),
+    ("seks_audit_trail_pending_bytes", In(BUCKET, "while_the_bucket_is_away_nothing_is_lost")),
     ("seks_audit_trail_records", Here),
+    ("seks_audit_trail_upload_failing_seconds", In(BUCKET, "while_the_bucket_is_away_nothing_is_lost")),
     ("seks_audit_tripwires_total", Here),
     ("seks_audit_uploaded_total", Here),
     (

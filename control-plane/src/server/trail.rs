@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use seks_audit::trail::KnownHead;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Components, ControlPlane, StartError, archiver::Archiver, tripwires};
@@ -15,7 +16,7 @@ use crate::{
     },
     seal::Sealer,
     store::Store,
-    trail::{Trail, head_of},
+    trail::{Trail, TrailIdentity, head_of, object_storage::synchronize_until},
 };
 
 /// How often the ends of chains are stored, of nodes whose chain has grown. Records that are
@@ -39,14 +40,20 @@ pub(super) struct AuditKeySource {
 ///
 /// # Errors
 /// [`StartError::Trail`], [`StartError::Authority`], [`StartError::Registry`].
-pub(super) async fn open(config: &Config, components: &Components) -> Result<Option<Trail>, StartError> {
+pub(super) async fn open(
+    config: &Config,
+    components: &Components,
+    replica: String,
+    runtime: Handle,
+) -> Result<Option<Trail>, StartError> {
     let Some(config) = config.trail() else {
         return Ok(None);
     };
     config.check()?;
     let keys = audit_key::load_or_create(components.store.as_ref(), &components.sealer).await?;
     let signing = audit_key::load_or_create_signing(components.store.as_ref(), &components.sealer).await?;
-    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, keys, signing)).await??;
+    let identity = TrailIdentity { keys, signing, replica, runtime };
+    let trail = tokio::task::spawn_blocking(move || Trail::open(&config, identity)).await??;
     for (node, stored) in components.registry.audit_heads().await? {
         let known = |AuditHead { chain, sequence, digest, kept_from, reported_us }: AuditHead| {
             let head = head_of(&chain, sequence, &digest)?;
@@ -79,6 +86,10 @@ impl ControlPlane {
         }
         let archiver = Archiver { trail: trail.clone(), registry: Arc::clone(&registry), replica };
         self.tasks.spawn_on(archiver.run(stop.clone()), &admin);
+        let in_bucket = trail.in_bucket().to_vec();
+        if !in_bucket.is_empty() {
+            self.tasks.spawn_on(synchronize_until(in_bucket, stop.clone()), &admin);
+        }
         self.tasks.spawn_on(follow_keys(trail.clone(), keys, stop.clone()), &admin);
         self.tasks.spawn_on(store_heads(trail, registry, stop), &admin);
     }

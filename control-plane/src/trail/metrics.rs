@@ -9,7 +9,7 @@ use prometheus::{
 };
 use seks_audit::spool::unix_micros;
 
-use super::{Trail, tripwires::AlarmKind};
+use super::{Trail, object_storage::BucketDisk, tripwires::AlarmKind};
 
 /// What the trail counts.
 pub(super) struct Counters {
@@ -54,6 +54,17 @@ impl Counters {
 /// What to register with the process's metrics.
 pub(crate) fn collectors(trail: &Trail) -> Vec<Box<dyn Collector>> {
     type Read = fn(&Trail) -> f64;
+    let of_bucket: [(&str, &str, Read); 2] = [
+        ("seks_audit_trail_pending_bytes", "Bytes of the trail's files that wait for the bucket.", |trail| {
+            trail.in_bucket().iter().map(BucketDisk::pending_bytes).sum::<u64>() as f64
+        }),
+        (
+            "seks_audit_trail_upload_failing_seconds",
+            "For how long files of the trail cannot be uploaded to the bucket; 0: the last upload succeeded.",
+            |trail| trail.in_bucket().iter().map(BucketDisk::failing_seconds).fold(0.0, f64::max),
+        ),
+    ];
+    let of_bucket = of_bucket.into_iter().filter(|_| !trail.in_bucket().is_empty());
     let gauges: [(&str, &str, Read); 5] = [
         ("seks_audit_trail_records", "Records in this replica's trail.", |trail| trail.size().records as f64),
         ("seks_audit_trail_bytes", "Bytes of the trail's blocks.", |trail| trail.size().bytes as f64),
@@ -73,7 +84,7 @@ pub(crate) fn collectors(trail: &Trail) -> Vec<Box<dyn Collector>> {
         Box::new(counters.tripwires.clone()),
         Box::new(counters.dropped_alarms.clone()),
     ];
-    for (name, help, read) in gauges {
+    for (name, help, read) in gauges.into_iter().chain(of_bucket) {
         if let Ok(gauge) = Gauge::new(name, help) {
             all.push(Box::new(Reading { gauge, read, trail: trail.clone() }));
         }
