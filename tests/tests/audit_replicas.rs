@@ -88,6 +88,9 @@ fn one_that_is_away_is_named(cli: &Cli, admin: &str) {
     assert_eq!(view["unreachable"][0], format!("https://{admin}"), "{view}");
     assert!(verified.stderr.contains("did not answer, and its records are not verified"), "{verified:?}");
     assert_eq!(cli.run(&["audit", "export", "--out", "one"], "").code, Some(6));
+    let changes = cli.run(&["audit", "admin", "-o", "json"], "");
+    assert_eq!(changes.code, Some(0), "the store has all of them: {changes:?}");
+    assert!(changes.stderr.contains("did not answer, and its archive is not read"), "{changes:?}");
 }
 
 #[test]
@@ -149,6 +152,8 @@ fn a_search_asks_every_replica_of_the_context_and_names_one_that_is_away() {
     );
 
     both_are_verified_and_exported(&cli);
+    let changes = |cli: &Cli| cli.json(&["audit", "admin"]);
+    assert_eq!(changes(&cli), changes(sandbox.cli()), "each change is printed once");
 
     second.node.kill();
     second.control.kill();

@@ -8,11 +8,7 @@ mod record;
 mod replicas;
 mod verify;
 
-use std::{
-    collections::VecDeque,
-    process::ExitCode,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{collections::VecDeque, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 use seks_proto::wire::{SearchAuditRequest, WhoAmIRequest};
@@ -20,9 +16,9 @@ use seks_proto::wire::{SearchAuditRequest, WhoAmIRequest};
 use self::{record::RecordView, replicas::Replicas};
 use crate::{
     client::Client,
-    duration::duration,
     error::{Exit, Result},
     global::Global,
+    moment::{Moment, moment, period},
     output::notice,
 };
 
@@ -49,17 +45,17 @@ pub enum Verb {
     },
     /// Search the requests of a time, newest first
     #[command(
-        after_help = "Examples:\n  seks audit search --since 24h --agent ci-bot -o json\n  seks audit search --since 7d --reason token_revoked --source 203.0.113.0/24\n  seks audit search --since 1h --decision deny --limit 20"
+        after_help = "Examples:\n  seks audit search --since 24h --agent ci-bot -o json\n  seks audit search --since 7d --reason token_revoked --source 203.0.113.0/24\n  seks audit search --since 2026-11-01 --until 2026-11-03T12:00:00Z --decision deny --limit 20"
     )]
     Search {
-        /// How far back
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
-        since: Duration,
-        /// How far back the search ends [default: now]
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
-        until: Option<Duration>,
+        /// From when on: so long ago, or a date or time in UTC
+        #[arg(long, value_name = "AGO|TIME", default_value = "24h", value_parser = moment)]
+        since: Moment,
+        /// Until when, in the same forms [default: now]
+        #[arg(long, value_name = "AGO|TIME", value_parser = moment)]
+        until: Option<Moment>,
         /// Most requests to print
-        #[arg(long, value_name = "N", default_value_t = 1000)]
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
         limit: usize,
         /// Which requests.
         #[command(flatten)]
@@ -67,7 +63,7 @@ pub enum Verb {
     },
     /// Print who issued, revoked and changed what: before and after, newest first
     #[command(
-        after_help = "Examples:\n  seks audit admin --since 7d\n  seks audit admin --operator alice -o json\n  seks audit admin --tenant acme --object tok-abc --since 90d\n\nReplicas with a trail keep changes as long as requests (`audit.retention`); without a trail the newest 10,000 of each tenant and of the fleet are kept. Refused calls are listed as `denied`."
+        after_help = "Examples:\n  seks audit admin --since 7d\n  seks audit admin --operator alice -o json\n  seks audit admin --tenant acme --object tok-abc --since 90d\n\nReplicas with a trail keep changes as long as requests (`audit.retention`); without a trail the newest 10,000 of each tenant and of the fleet are kept. Every replica in `endpoints` of the context is asked: its archive goes back to when it was first started. Refused calls are listed as `denied`."
     )]
     Admin(admin::AdminArgs),
     /// Write records, chains and admin changes to files, signed by the control plane
@@ -163,33 +159,30 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
     match &verb {
         Verb::Verify(_) => return verify::run(global).await,
         Verb::Export(args) => return export::run(global, args).await,
+        Verb::Admin(args) => return admin::run(global, args.clone()).await,
         Verb::Tail { follow, lines, filter } => {
             return tail(global, *follow, *lines, filter.clone().request()).await;
         }
         Verb::Search { since, until, limit, filter } => {
+            let (since_us, until_us) = period(*since, *until)?;
             let request = SearchAuditRequest {
-                since_us: ago(*since),
-                until_us: until.map_or(0, ago),
+                since_us,
+                until_us,
                 page_size: PAGE,
                 ..filter.clone().request()
             };
             return search(global, *limit, request).await;
         }
-        _ => {}
+        Verb::Key => {}
     }
-    let client = global.connect().await?;
-    match verb {
-        Verb::Tail { .. } | Verb::Search { .. } | Verb::Verify(_) | Verb::Export(_) => {} // above
-        Verb::Admin(args) => admin::run(global, client, args).await?,
-        Verb::Key => export::key(global, &client).await?,
-    }
+    let client = global.connect().await?; // `Key` is what is left
+    export::key(global, &client).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Unix microseconds of a time that is so long ago.
-pub(super) fn ago(time: Duration) -> u64 {
-    let then = UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(time);
-    u64::try_from(then.as_micros()).unwrap_or(u64::MAX)
+/// Parses the most that is to be printed.
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "a number from 1 on".into())
 }
 
 /// Whether the question is about the fleet: no tenant was named, and the operator has a role in all

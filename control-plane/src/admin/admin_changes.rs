@@ -1,6 +1,6 @@
 //! The chain of admin changes: listed, verified, and refused calls added to it.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use prost::Message as _;
 use seks_audit::{
@@ -81,7 +81,7 @@ pub(super) async fn list(admin: &Admin, _: &Caller, message: AdminChangesRequest
     admin.registry().tenant(&tenant).await?;
     let mut listing = Listing::new(&message)?;
     listing.read(admin, &AdminChainName::Tenant(tenant), Until::Creation).await?;
-    Ok(listing.into_page())
+    Ok(listing.into_page(admin))
 }
 
 /// Everybody's changes, and those of the fleet.
@@ -96,7 +96,7 @@ pub(super) async fn list_fleet(
             listing.read(admin, &chain, Until::End).await?;
         }
     }
-    Ok(listing.into_page())
+    Ok(listing.into_page(admin))
 }
 
 /// How far back a chain is read.
@@ -117,6 +117,8 @@ struct Listing<'a> {
     /// Only changes before this one are listed.
     before: Option<Place>,
     found: Vec<(Reverse<Place>, AdminChangeEntry)>,
+    /// Replicas that have older changes than could be read here.
+    longer_archives: BTreeSet<String>,
 }
 
 impl<'a> Listing<'a> {
@@ -126,7 +128,7 @@ impl<'a> Listing<'a> {
             "" => None,
             token => Some(place(token).ok_or_else(|| Problem::invalid("page_token", "not of an earlier page"))?),
         };
-        Ok(Self { wanted, limit, before, found: Vec::new() })
+        Ok(Self { wanted, limit, before, found: Vec::new(), longer_archives: BTreeSet::new() })
     }
 
     /// A chain whose newest change is older than this has none that is listed.
@@ -136,14 +138,22 @@ impl<'a> Listing<'a> {
 
     async fn read(&mut self, admin: &Admin, chain: &AdminChainName, until: Until) -> Answer<()> {
         let (text, oldest_us) = (chain.to_string(), self.oldest_us());
+        let mut missing_before = None;
         let each = |encoded: bytes::Bytes, revision: Revision| {
             let Ok(change) = AdminChange::decode(encoded.clone()) else { return true }; // `verify` names it
             let is_creation = change.objects.iter().any(|object| object.kind == "tenant" && object.before.is_empty());
             let goes_on = change.at_us >= oldest_us && !(until == Until::Creation && is_creation);
             self.take(&text, &change, &encoded, revision);
+            missing_before = Some(change.sequence).filter(|sequence| goes_on && *sequence > 1);
             goes_on
         };
-        read_chain(admin, chain, each).await
+        read_chain(admin, chain, each).await?;
+        if let Some(oldest) = missing_before {
+            let archive = admin.registry().admin_archive(chain).await?.unwrap_or_default();
+            let longer = archive.holders.into_iter().filter(|holder| holder.first < oldest && holder.first <= holder.last);
+            self.longer_archives.extend(longer.map(|holder| holder.replica).filter(|name| *name != admin.0.replica));
+        }
+        Ok(())
     }
 
     fn take(&mut self, chain: &str, change: &AdminChange, encoded: &[u8], revision: Revision) {
@@ -172,14 +182,16 @@ impl<'a> Listing<'a> {
         self.found.truncate(self.limit + 1);
     }
 
-    fn into_page(mut self) -> AdminChangesResponse {
+    fn into_page(mut self, admin: &Admin) -> AdminChangesResponse {
         self.cut();
         let is_last = self.found.len() <= self.limit;
         self.found.truncate(self.limit);
         let last = self.found.last().filter(|_| !is_last);
         let next = last.map(|(Reverse((at_us, chain, sequence)), _)| format!("{at_us}.{chain}.{sequence}"));
+        let longer_archives = if is_last { self.longer_archives.into_iter().collect() } else { Vec::new() };
         let entries = self.found.into_iter().map(|(_, entry)| entry).collect();
-        AdminChangesResponse { entries, next_page_token: next.unwrap_or_default() }
+        let replica = admin.0.replica.clone();
+        AdminChangesResponse { entries, next_page_token: next.unwrap_or_default(), replica, longer_archives }
     }
 }
 

@@ -1,18 +1,21 @@
 //! `seks audit admin`: what operators have changed, before and after.
 
-use std::time::Duration;
+mod archives;
+
+use std::process::ExitCode;
 
 use clap::Args;
 use seks_control_plane::admin::audit_view::{ChangeView, ObjectView};
 use seks_proto::wire::{AdminChangeEntry, AdminChangesRequest, AdminChangesResponse};
 use serde_json::Value;
 
-use super::{PAGE, ago, is_about_fleet};
+use self::archives::Archives;
+use super::{PAGE, at_least_one};
 use crate::{
     client::Client,
-    duration::duration,
     error::{CliError, Exit, Result},
     global::Global,
+    moment::{Moment, moment, period},
     output::{View, notice},
 };
 
@@ -20,14 +23,14 @@ use crate::{
 const SHOWN: usize = 60;
 
 /// The arguments of `seks audit admin`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct AdminArgs {
-    /// How far back
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = duration)]
-    since: Duration,
-    /// How far back the list ends [default: now]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    until: Option<Duration>,
+    /// From when on: so long ago, or a date or time in UTC
+    #[arg(long, value_name = "AGO|TIME", default_value = "7d", value_parser = moment)]
+    since: Moment,
+    /// Until when, in the same forms [default: now]
+    #[arg(long, value_name = "AGO|TIME", value_parser = moment)]
+    until: Option<Moment>,
     /// By this operator
     #[arg(long, value_name = "NAME")]
     operator: Option<String>,
@@ -38,7 +41,7 @@ pub struct AdminArgs {
     #[arg(long, value_name = "NAME")]
     object: Option<String>,
     /// Most changes to print
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
     limit: usize,
 }
 
@@ -88,37 +91,41 @@ impl View for ChangeView {
     }
 }
 
-/// Prints changes, newest first.
-pub(super) async fn run(global: &Global, client: Client, args: AdminArgs) -> Result<()> {
-    let is_fleet = is_about_fleet(global, &client).await?;
-    let mut request = AdminChangesRequest {
-        tenant: client.tenant(),
+/// Prints changes, newest first. Exit code 6 when a replica did not answer that alone has some.
+pub(super) async fn run(global: &Global, args: AdminArgs) -> Result<ExitCode> {
+    let (since_us, until_us) = period(args.since, args.until)?;
+    let request = AdminChangesRequest {
+        tenant: String::new(),
         operator: args.operator.unwrap_or_default(),
         verb: args.verb.unwrap_or_default(),
         object: args.object.unwrap_or_default(),
-        since_us: ago(args.since),
-        until_us: args.until.map_or(0, ago),
+        since_us,
+        until_us,
         page_size: PAGE,
         page_token: String::new(),
     };
-    let (mut stream, mut left) = (global.output().stream("changes"), args.limit);
-    loop {
-        let answer = page(&client, is_fleet, request.clone()).await?;
-        let view = |entry: AdminChangeEntry| {
-            ChangeView::new(entry.chain, entry.revision, &entry.change)
-                .ok_or_else(|| CliError::new(Exit::Failed, "audit", "the answer has a change that is not readable"))
-        };
-        let views: Vec<ChangeView> = answer.entries.into_iter().take(left).map(view).collect::<Result<_>>()?;
-        left -= views.len();
-        stream.page(&views)?;
-        if answer.next_page_token.is_empty() || left == 0 {
-            if !answer.next_page_token.is_empty() {
-                notice(&format!("the newest {} are shown; --limit shows more", args.limit));
-            }
-            return stream.end();
+    let mut archives = Archives::open(global, request).await?;
+    let (mut stream, mut left, mut views) = (global.output().stream("changes"), args.limit, Vec::new());
+    while left > 0
+        && let Some(entry) = archives.next().await?
+    {
+        views.push(view(entry)?);
+        left -= 1;
+        if views.len() >= PAGE as usize {
+            stream.page(&std::mem::take(&mut views))?;
         }
-        request.page_token = answer.next_page_token;
     }
+    stream.page(&views)?;
+    if left == 0 && archives.next().await?.is_some() {
+        notice(&format!("the newest {} are shown; --limit shows more", args.limit));
+    }
+    stream.end()?;
+    Ok(if archives.is_incomplete() { ExitCode::from(Exit::Unreachable as u8) } else { ExitCode::SUCCESS })
+}
+
+fn view(entry: AdminChangeEntry) -> Result<ChangeView> {
+    ChangeView::new(entry.chain, entry.revision, &entry.change)
+        .ok_or_else(|| CliError::new(Exit::Failed, "audit", "the answer has a change that is not readable"))
 }
 
 pub(super) async fn page(
