@@ -17,6 +17,7 @@ pub mod global;
 mod known;
 pub mod listing;
 pub mod markup;
+pub mod moment;
 pub mod output;
 mod registration;
 mod sandbox;

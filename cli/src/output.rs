@@ -69,6 +69,25 @@ impl Output {
         self.format == Format::Table
     }
 
+    /// Prints one object of several that come one after another: JSON in one line, or YAML as a
+    /// document of its own.
+    ///
+    /// # Errors
+    /// Those of [`data`](Self::data).
+    pub fn one_of_many<T: Serialize>(self, value: &T) -> Result<()> {
+        match self.format {
+            Format::Json => {
+                let line = serde_json::to_string(value).map_err(|e| CliError::new(Exit::Failed, "output", e))?;
+                self.text(&line)
+            }
+            Format::Yaml => {
+                self.text("---")?;
+                self.data(value)
+            }
+            Format::Table | Format::Toml => self.data(value),
+        }
+    }
+
     /// Prints one object.
     ///
     /// # Errors

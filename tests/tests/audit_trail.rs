@@ -137,8 +137,38 @@ fn tail_prints_the_newest_one_a_line() {
     let tail = sandbox.cli().run(&["audit", "tail", "-n", "3", "-o", "json"], "");
     let lines: Vec<Value> = tail.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(paths(&lines), ["/api/openai/v1/4", "/api/openai/v1/5", "/api/openai/v1/6"]);
+    let yaml = sandbox.cli().run(&["audit", "tail", "-n", "3", "-o", "yaml"], "").stdout;
+    assert_eq!((yaml.starts_with("---\n"), yaml.matches("\n---\n").count()), (true, 2), "a document each: {yaml}");
     let table = sandbox.cli().run(&["audit", "tail", "--agent", "nobody"], "");
     assert_eq!((table.code, table.stdout.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn periods_are_durations_or_dates_and_an_empty_one_is_an_error() {
+    let upstream = Upstream::start(|_| Answer::json(200, "{}"));
+    let sandbox = Sandbox::start();
+    sandbox.service("openai", &upstream, SECRET);
+    let bot = sandbox.token("ci-bot", &["openai"]);
+    assert_eq!(sandbox.get("/api/openai/v1/models", &bot.secret).status, 200);
+    found(&sandbox, &["--since", "2026-01-01"], 1);
+    found(&sandbox, &["--since", "2026-01-01T00:00:00Z", "--until", "2026-01-02"], 0);
+    found(&sandbox, &["--since", "2h", "--until", "1h"], 0);
+    for source in ["::ffff:127.0.0.1", "127.0.0.1", "127.0.0.1/32", "0.0.0.0/0", "::ffff:127.0.0.0/104"] {
+        assert_eq!(search(&sandbox, &["--source", source]).len(), 1, "{source}");
+    }
+    for (wrong, why) in [
+        (["search", "--since", "1h", "--until", "2h"], "--until: not after --since"),
+        (["export", "--out", "never", "--until", "2d"], "--until: not after --since"),
+        (["admin", "--until", "8d", "--limit", "5"], "--until: not after --since"),
+        (["search", "--limit", "0", "--since", "1h"], "a number from 1 on"),
+        (["search", "--since", "2999-01-01", "--limit", "5"], "in the future"),
+        (["search", "--since", "yesterday", "--limit", "5"], "a time like 2026-11-30"),
+        (["search", "--source", "127.0.0.1/33", "--limit", "5"], "source: an address or a network"),
+    ] {
+        let refused = sandbox.cli().run(&[&["audit"], &wrong[..]].concat(), "");
+        assert_eq!((refused.code, refused.stderr.contains(why)), (Some(2), true), "{wrong:?}: {refused:?}");
+    }
+    assert!(!sandbox.context_file().parent().unwrap().parent().unwrap().join("never").exists());
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::Args;
@@ -14,27 +13,24 @@ use seks_proto::wire::{AuditKeyRequest, ExportAuditPiece, ExportAuditRequest, Se
 use serde::Serialize;
 use tonic::{Code, Streaming};
 
-use super::{
-    ago,
-    replicas::{Replicas, Source},
-};
+use super::replicas::{Replicas, Source};
 use crate::{
     client::Client,
-    duration::duration,
     error::{CliError, Exit, Result, plain_io},
     global::Global,
+    moment::{Moment, moment, period},
     output::{View, notice},
 };
 
 /// The arguments of `seks audit export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// How far back
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
-    since: Duration,
-    /// How far back the export ends [default: now]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    until: Option<Duration>,
+    /// From when on: so long ago, or a date or time in UTC
+    #[arg(long, value_name = "AGO|TIME", default_value = "24h", value_parser = moment)]
+    since: Moment,
+    /// Until when, in the same forms [default: now]
+    #[arg(long, value_name = "AGO|TIME", value_parser = moment)]
+    until: Option<Moment>,
     /// A directory that is not there yet, or is empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -80,13 +76,14 @@ pub(super) async fn key(global: &Global, client: &Client) -> Result<()> {
 
 /// Writes the files: of one replica into the directory, of several into one directory each.
 pub(super) async fn run(global: &Global, args: &ExportArgs) -> Result<ExitCode> {
+    period(args.since, args.until)?; // before anything is made
     let failed = |error: &std::io::Error| CliError::new(Exit::Failed, args.out.display().to_string(), plain_io(error));
     fs::create_dir_all(&args.out).map_err(|error| failed(&error))?;
     if fs::read_dir(&args.out).map_err(|error| failed(&error))?.next().is_some() {
         return Err(CliError::usage("--out", format!("`{}` is not empty: name a new directory", args.out.display())));
     }
     // One record of each replica shows which of the context's endpoints lead to different ones.
-    let first = SearchAuditRequest { since_us: ago(Duration::ZERO), page_size: 1, ..SearchAuditRequest::default() };
+    let first = SearchAuditRequest { since_us: Moment::now().unix_us(), page_size: 1, ..SearchAuditRequest::default() };
     let replicas = Replicas::search(global, first).await?;
     let is_alone = global.load_context()?.all_endpoints().count() == 1;
     let mut views = Vec::new();
@@ -114,7 +111,7 @@ async fn export(source: &Source, args: &ExportArgs, out: &Path) -> Result<Export
     let failed = |error: &std::io::Error| CliError::new(Exit::Failed, out.display().to_string(), plain_io(error));
     fs::create_dir_all(out).map_err(|error| failed(&error))?;
     let client = &source.client;
-    let (since_us, until_us) = (ago(args.since), args.until.map_or(0, ago));
+    let (since_us, until_us) = period(args.since, args.until)?;
     let request = ExportAuditRequest { tenant: client.tenant(), since_us, until_us };
     let mut rpc = client.rpc();
     let stream = if source.is_fleet {

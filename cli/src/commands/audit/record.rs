@@ -3,7 +3,7 @@
 pub(super) use seks_control_plane::admin::audit_view::RecordView;
 
 use crate::{
-    error::{CliError, Exit, Result},
+    error::Result,
     output::{Output, View},
 };
 
@@ -35,7 +35,8 @@ impl View for RecordView {
     }
 }
 
-/// Prints requests as they come: a table without its frame, or one JSON object a line.
+/// Prints requests as they come: a table without its frame, one JSON object a line, or one YAML
+/// document each.
 pub(super) struct LinePrinter {
     output: Output,
     stream: Option<crate::output::Stream>,
@@ -51,10 +52,6 @@ impl LinePrinter {
         if let Some(stream) = &mut self.stream {
             return stream.page(views);
         }
-        for view in views {
-            let line = serde_json::to_string(view).map_err(|e| CliError::new(Exit::Failed, "output", e))?;
-            self.output.text(&line)?;
-        }
-        Ok(())
+        views.iter().try_for_each(|view| self.output.one_of_many(view))
     }
 }

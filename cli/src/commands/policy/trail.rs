@@ -1,17 +1,16 @@
 //! `seks policy simulate -f` and `seks policy suggest`: policies against what agents have done.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::Args;
 use seks_proto::wire::{SimulateTrailRequest, SuggestPoliciesRequest, TrailDifference};
 use serde::Serialize;
 
 use crate::{
-    commands::audit::ago,
-    duration::duration,
     error::Result,
     files::read_text,
     global::Global,
+    moment::{Moment, moment, period},
     output::{View, notice},
 };
 
@@ -21,12 +20,12 @@ pub(super) struct TrailArgs {
     /// A file of policies; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// How far back
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration, requires = "file")]
-    since: Duration,
-    /// How far back the requests end [default: now]
-    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "file")]
-    until: Option<Duration>,
+    /// From when on: so long ago, or a date or time in UTC
+    #[arg(long, value_name = "AGO|TIME", default_value = "24h", value_parser = moment, requires = "file")]
+    since: Moment,
+    /// Until when, in the same forms [default: now]
+    #[arg(long, value_name = "AGO|TIME", value_parser = moment, requires = "file")]
+    until: Option<Moment>,
     /// Without the tenant's other policies
     #[arg(long, requires = "file")]
     alone: bool,
@@ -45,9 +44,9 @@ pub struct SuggestArgs {
     /// The agent
     #[arg(long)]
     agent: String,
-    /// How far back
-    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = duration)]
-    since: Duration,
+    /// From when on: so long ago, or a date or time in UTC
+    #[arg(long, value_name = "AGO|TIME", default_value = "7d", value_parser = moment)]
+    since: Moment,
 }
 
 #[derive(Serialize)]
@@ -110,13 +109,14 @@ struct SuggestionView {
 pub(super) async fn simulate(global: &Global, agent: Option<String>, args: TrailArgs) -> Result<()> {
     let text = args.file.as_deref().map(read_text).transpose()?.unwrap_or_default();
     let client = global.connect().await?;
+    let (since_us, until_us) = period(args.since, args.until)?;
     let request = SimulateTrailRequest {
         tenant: client.tenant(),
         text,
         alone: args.alone,
         agent: agent.unwrap_or_default(),
-        since_us: ago(args.since),
-        until_us: args.until.map_or(0, ago),
+        since_us,
+        until_us,
     };
     let answer = client.call("policy simulate", client.rpc().simulate_trail(request)).await?;
     let view = SimulationView {
@@ -151,7 +151,7 @@ pub(super) async fn simulate(global: &Global, agent: Option<String>, args: Trail
 pub(super) async fn suggest(global: &Global, args: SuggestArgs) -> Result<()> {
     let client = global.connect().await?;
     let request =
-        SuggestPoliciesRequest { tenant: client.tenant(), agent: args.agent.clone(), since_us: ago(args.since) };
+        SuggestPoliciesRequest { tenant: client.tenant(), agent: args.agent.clone(), since_us: args.since.unix_us() };
     let answer = client.call(&format!("agent `{}`", args.agent), client.rpc().suggest_policies(request)).await?;
     let view = SuggestionView {
         policies: answer.text,
