@@ -22,6 +22,13 @@ pub struct Args {
     /// Another `seks`, such as one of before a change: measured in the same rounds
     #[arg(long)]
     pub before: Option<PathBuf>,
+    /// Measures SEKS with `[audit] mode = "required"` in the same rounds, too
+    #[arg(long)]
+    pub required: bool,
+    /// Where the contestants keep their files. A sync costs nothing in memory: name a directory of a
+    /// disk to measure audit modes [default: in memory]
+    #[arg(long)]
+    pub directory: Option<PathBuf>,
     /// nginx; without it only the upstream itself is compared with
     #[arg(long)]
     pub nginx: Option<PathBuf>,
@@ -62,6 +69,8 @@ pub struct Results {
     pub rounds: Vec<Measured>,
     /// System calls a request, when `strace` could count them.
     pub syscalls: Option<f64>,
+    /// Syncs of the audit spool a request, of all rounds; of SEKS with a spool.
+    pub syncs: Option<f64>,
 }
 
 struct Contest {
@@ -76,7 +85,8 @@ struct Contest {
 pub fn run(args: &Args) {
     let contest = Contest::start(args.clone());
     let mut results: Vec<Results> =
-        contest.contestants.iter().map(|c| Results { name: c.name, rounds: Vec::new(), syscalls: None }).collect();
+        contest.contestants.iter().map(|c| Results { name: c.name, rounds: Vec::new(), syscalls: None, syncs: None }).collect();
+    let before: Vec<_> = contest.contestants.iter().map(Contestant::audit_counts).collect();
     for round in 1..=args.rounds {
         for (contestant, result) in contest.contestants.iter().zip(&mut results) {
             let measured = contest.load(contestant, args.seconds, 1.0, &[]);
@@ -87,7 +97,9 @@ pub fn run(args: &Args) {
             result.rounds.push(measured);
         }
     }
-    for (contestant, result) in contest.contestants.iter().zip(&mut results) {
+    for ((contestant, result), before) in contest.contestants.iter().zip(&mut results).zip(before) {
+        let counts = before.zip(contestant.audit_counts());
+        result.syncs = counts.map(|(before, now)| (now.syncs - before.syncs) / (now.requests - before.requests).max(1.0));
         result.syscalls = contest.syscalls(contestant);
     }
     println!("{}", report::table(args, &results));
@@ -103,6 +115,7 @@ impl Contest {
         // what is measured.
         let place = PathBuf::from("/dev/shm");
         let place = if place.is_dir() { place } else { std::env::temp_dir() };
+        let place = args.directory.clone().unwrap_or(place);
         let directory = tempfile::tempdir_in(place).unwrap();
         let path = directory.path();
         let root = args.tls.then(|| path.join("upstream-root.pem"));
@@ -112,19 +125,22 @@ impl Contest {
         let stub = contestants::own(&stub);
         let upstream = Upstream { address: stub.address, streams: args.events > 0, root };
         let collector = contestants::own(&["collector"]);
-        let start = |name, program: &PathBuf| {
+        let start = |name, program: &PathBuf, config| {
             let program = program.canonicalize().unwrap();
-            contestants::seks(name, path, &program, &upstream, collector.address, args.tokens)
+            contestants::seks(name, path, &program, &upstream, collector.address, args.tokens, config)
         };
-        let (seks, tokens) = start("seks", &args.seks);
+        let (seks, tokens) = start("seks", &args.seks, "");
         // The load generator speaks no TLS.
         let mut all = if args.tls { Vec::new() } else { vec![contestants::direct(stub.address)] };
         if let Some(nginx) = &args.nginx {
             all.push(contestants::nginx(path, nginx, &upstream, &tokens, false));
             all.push(contestants::nginx(path, nginx, &upstream, &tokens, true));
         }
-        all.extend(args.before.as_ref().map(|program| start("seks, before", program).0));
+        all.extend(args.before.as_ref().map(|program| start("seks, before", program, "").0));
         all.push(seks);
+        if args.required {
+            all.push(start("seks, required", &args.seks, "[audit]\nmode = \"required\"\n").0);
+        }
         let file = path.join("tokens");
         fs::write(&file, tokens.join("\n")).unwrap();
         Self { args, tokens: file, helpers: vec![stub, collector], contestants: all, directory }

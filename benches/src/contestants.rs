@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -73,6 +73,35 @@ pub struct Contestant {
     pub part: Option<Part>,
     /// Its own tokens, one a line; `None`: those of the first SEKS, which nginx has too.
     pub tokens: Option<PathBuf>,
+    /// Where SEKS shows its metrics.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Contestant {
+    /// What SEKS has counted since it was started. `None`: it does not count syncs of audit
+    /// records.
+    #[must_use]
+    pub fn audit_counts(&self) -> Option<AuditCounts> {
+        let mut stream = TcpStream::connect(self.metrics?).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).ok()?;
+        let sum = |name: &str| {
+            let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+            let values = page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            values.reduce(|sum, value| sum + value)
+        };
+        Some(AuditCounts { requests: sum("seks_proxy_requests_total")?, syncs: sum("seks_audit_syncs_total")? })
+    }
+}
+
+/// Counters of SEKS.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditCounts {
+    /// Requests.
+    pub requests: f64,
+    /// Syncs of the audit spool.
+    pub syncs: f64,
 }
 
 fn pinned(core: &str, program: &Path) -> Command {
@@ -100,7 +129,7 @@ pub fn load_command() -> Command {
 
 /// The upstream itself.
 pub fn direct(upstream: SocketAddr) -> Contestant {
-    Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None, tokens: None }
+    Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None, tokens: None, metrics: None }
 }
 
 /// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one
@@ -143,7 +172,7 @@ pub fn nginx(directory: &Path, program: &Path, upstream: &Upstream, tokens: &[St
     let child = command.arg("-p").arg(&home).args(["-c", "nginx.conf"]).stderr(Stdio::null()).spawn().unwrap();
     let part = Part { child, address };
     wait("nginx", || TcpStream::connect(address).ok());
-    Contestant { name, path: "/api/openai/v1/chat/completions", address, part: Some(part), tokens: None }
+    Contestant { name, path: "/api/openai/v1/chat/completions", address, part: Some(part), tokens: None, metrics: None }
 }
 
 fn is_root() -> bool {
@@ -162,7 +191,8 @@ fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
 }
 
 /// `seks dev`: control plane and node in one process, its one worker pinned; policy, audit spans to
-/// `collector`, scrubbing and metrics are all on. Gives back the tokens that it has issued.
+/// `collector`, scrubbing and metrics are all on. `config` is its configuration file. Gives back the
+/// tokens that it has issued.
 pub fn seks(
     name: &'static str,
     directory: &Path,
@@ -170,6 +200,7 @@ pub fn seks(
     upstream: &Upstream,
     collector: SocketAddr,
     count: usize,
+    config: &str,
 ) -> (Contestant, Vec<String>) {
     let directory = directory.join(name.replace(", ", "-"));
     fs::create_dir_all(&directory).unwrap();
@@ -177,6 +208,10 @@ pub fn seks(
     command.current_dir(&directory).args(["dev", "--data-dir", "seks", "--ready-file", "ready.json"]);
     for listener in ["--proxy-listen", "--admin-listen", "--metrics-listen"] {
         command.args([listener, "127.0.0.1:0"]);
+    }
+    if !config.is_empty() {
+        fs::write(directory.join("seks.toml"), config).unwrap();
+        command.args(["--config", "seks.toml"]);
     }
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
     let log = fs::File::create(directory.join("seks.log")).unwrap();
@@ -186,13 +221,14 @@ pub fn seks(
         wait("seks dev", || serde_json::from_slice(&fs::read(directory.join("ready.json")).ok()?).ok());
     let proxy = ready["proxy"].as_str().unwrap().trim_start_matches("http://");
     part.address = proxy.parse().unwrap();
+    let metrics = ready["metrics"].as_str().and_then(|url| url.trim_start_matches("http://").parse().ok());
     let context = directory.join(PathBuf::from(ready["context_file"].as_str().unwrap()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let tokens = runtime.block_on(seed_fixtures(context, upstream, count));
     let list = directory.join("tokens");
     fs::write(&list, tokens.join("\n")).unwrap();
     let (address, path) = (part.address, "/api/openai/v1/chat/completions");
-    (Contestant { name, path, address, part: Some(part), tokens: Some(list) }, tokens)
+    (Contestant { name, path, address, part: Some(part), tokens: Some(list), metrics }, tokens)
 }
 
 /// Enables the service, stores the credential, and issues the tokens, spread over a hundred agents.

@@ -44,8 +44,8 @@ pub fn json(args: &Args, all: &[Results]) -> serde_json::Value {
         .map(|results| {
             let (cpu, ..) = spread(&counted(args, results), |m| m.cpu_us);
             let ratio = reference.map(|reference| ratio(args, results, reference).0);
-            let Results { name, rounds, syscalls } = results;
-            serde_json::json!({"name": name, "cpu_us": cpu, "of_nginx": ratio, "syscalls": syscalls, "rounds": rounds})
+            let Results { name, rounds, syscalls, syncs } = results;
+            serde_json::json!({"name": name, "cpu_us": cpu, "of_nginx": ratio, "syscalls": syscalls, "syncs": syncs, "rounds": rounds})
         })
         .collect();
     let Args { tokens, connections, size, events, tls, seconds, .. } = args;
@@ -68,9 +68,9 @@ pub fn table(args: &Args, all: &[Results]) -> String {
         args.tokens, args.connections, args.rounds, args.seconds
     );
     out.push_str(
-        "| | CPU µs a request | × nginx, log on | req/s | p50 µs | p99 µs | syscalls | RSS MiB | rounds counted |\n",
+        "| | CPU µs a request | × nginx, log on | req/s | p50 µs | p99 µs | syscalls | syncs | RSS MiB | rounds counted |\n",
     );
-    out.push_str("|---|---|---|---|---|---|---|---|---|\n");
+    out.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
     let reference = all.iter().find(|r| r.name.ends_with("log on"));
     for results in all {
         let rounds = counted(args, results);
@@ -81,11 +81,12 @@ pub fn table(args: &Args, all: &[Results]) -> String {
         let text = |shown: bool, text: String| if shown { text } else { "–".into() };
         let ratio = reference.filter(|_| tested).map(|reference| ratio(args, results, reference));
         let syscalls = results.syscalls.map_or("–".into(), |calls| format!("{calls:.1}"));
+        let syncs = results.syncs.map_or("–".into(), |syncs| format!("{syncs:.3}"));
         let noisy = results.rounds.iter().filter(|m| m.noise > args.noise).count();
         let note = if noisy > 0 && rounds.len() == results.rounds.len() { ", noisy" } else { "" };
         writeln!(
             out,
-            "| {} | {} | {} | {rate:.0} | {p50:.0} | {p99:.0} | {syscalls} | {} | {} of {}{note} |",
+            "| {} | {} | {} | {rate:.0} | {p50:.0} | {p99:.0} | {syscalls} | {syncs} | {} | {} of {}{note} |",
             results.name,
             text(tested, format!("{cpu:.1} ({least:.1}–{most:.1})")),
             ratio.map_or("–".into(), |(ratio, least, most)| format!("{ratio:.2} ({least:.2}–{most:.2})")),
