@@ -84,8 +84,11 @@ struct Contest {
 /// Runs the comparison.
 pub fn run(args: &Args) {
     let contest = Contest::start(args.clone());
-    let mut results: Vec<Results> =
-        contest.contestants.iter().map(|c| Results { name: c.name, rounds: Vec::new(), syscalls: None, syncs: None }).collect();
+    let mut results: Vec<Results> = contest
+        .contestants
+        .iter()
+        .map(|c| Results { name: c.name, rounds: Vec::new(), syscalls: None, syncs: None })
+        .collect();
     let before: Vec<_> = contest.contestants.iter().map(Contestant::audit_counts).collect();
     for round in 1..=args.rounds {
         for (contestant, result) in contest.contestants.iter().zip(&mut results) {
@@ -99,7 +102,8 @@ pub fn run(args: &Args) {
     }
     for ((contestant, result), before) in contest.contestants.iter().zip(&mut results).zip(before) {
         let counts = before.zip(contestant.audit_counts());
-        result.syncs = counts.map(|(before, now)| (now.syncs - before.syncs) / (now.requests - before.requests).max(1.0));
+        result.syncs =
+            counts.map(|(before, now)| (now.syncs - before.syncs) / (now.requests - before.requests).max(1.0));
         result.syscalls = contest.syscalls(contestant);
     }
     println!("{}", report::table(args, &results));

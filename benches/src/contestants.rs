@@ -129,7 +129,14 @@ pub fn load_command() -> Command {
 
 /// The upstream itself.
 pub fn direct(upstream: SocketAddr) -> Contestant {
-    Contestant { name: "direct", path: "/v1/chat/completions", address: upstream, part: None, tokens: None, metrics: None }
+    Contestant {
+        name: "direct",
+        path: "/v1/chat/completions",
+        address: upstream,
+        part: None,
+        tokens: None,
+        metrics: None,
+    }
 }
 
 /// nginx with one worker: looks the agent's header up in a map of all tokens and puts the real one

@@ -42,7 +42,9 @@ pub fn moment(text: &str) -> std::result::Result<Moment, String> {
     let is_date = text.len() >= 10 && text.get(4..5) == Some("-");
     if !is_date {
         let ago = duration(text).map_err(|why| match why.as_str() {
-            "a duration looks like 30s, 15m, 24h or 7d" => format!("{why}, a time like 2026-11-30 or 2026-11-30T12:00:00Z"),
+            "a duration looks like 30s, 15m, 24h or 7d" => {
+                format!("{why}, a time like 2026-11-30 or 2026-11-30T12:00:00Z")
+            }
             _ => why,
         })?;
         return Ok(Moment(Moment::now().0.saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX))));
@@ -65,7 +67,9 @@ pub fn moment(text: &str) -> std::result::Result<Moment, String> {
 /// Exit code 2 if the period ends before it begins.
 pub fn period(since: Moment, until: Option<Moment>) -> Result<(u64, u64)> {
     match until {
-        Some(until) if until <= since => Err(CliError::usage("--until", "not after --since: the period would be empty")),
+        Some(until) if until <= since => {
+            Err(CliError::usage("--until", "not after --since: the period would be empty"))
+        }
         until => Ok((since.unix_us(), until.map_or(0, Moment::unix_us))),
     }
 }
@@ -88,8 +92,19 @@ mod tests {
         ] {
             assert_eq!(moment(text), Ok(Moment(expected)), "{text}");
         }
-        for bad in ["", "x", "0s", "-1h", "24", "2026-13-01", "2026-02-30", "2026-01-30T25:00:00Z", "1969-01-01", "2999-01-01", "2026-01-3ü"]
-        {
+        for bad in [
+            "",
+            "x",
+            "0s",
+            "-1h",
+            "24",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-01-30T25:00:00Z",
+            "1969-01-01",
+            "2999-01-01",
+            "2026-01-3ü",
+        ] {
             assert!(moment(bad).is_err(), "{bad}");
         }
         assert_eq!(moment("2999-01-01").unwrap_err(), "in the future");

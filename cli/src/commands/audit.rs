@@ -165,12 +165,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<ExitCode> {
         }
         Verb::Search { since, until, limit, filter } => {
             let (since_us, until_us) = period(*since, *until)?;
-            let request = SearchAuditRequest {
-                since_us,
-                until_us,
-                page_size: PAGE,
-                ..filter.clone().request()
-            };
+            let request = SearchAuditRequest { since_us, until_us, page_size: PAGE, ..filter.clone().request() };
             return search(global, *limit, request).await;
         }
         Verb::Key => {}

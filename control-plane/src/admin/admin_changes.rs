@@ -150,7 +150,8 @@ impl<'a> Listing<'a> {
         read_chain(admin, chain, each).await?;
         if let Some(oldest) = missing_before {
             let archive = admin.registry().admin_archive(chain).await?.unwrap_or_default();
-            let longer = archive.holders.into_iter().filter(|holder| holder.first < oldest && holder.first <= holder.last);
+            let longer =
+                archive.holders.into_iter().filter(|holder| holder.first < oldest && holder.first <= holder.last);
             self.longer_archives.extend(longer.map(|holder| holder.replica).filter(|name| *name != admin.0.replica));
         }
         Ok(())

@@ -212,7 +212,8 @@ impl Inner {
                 return;
             }
             let outline = Outline::of_file(&self.local, &name, bytes);
-            let written = outline.and_then(|outline| outline.map_or(Ok(()), |outline| outline.write(&self.local, &name)));
+            let written =
+                outline.and_then(|outline| outline.map_or(Ok(()), |outline| outline.write(&self.local, &name)));
             if let Err(error) = written.and_then(|()| self.local.remove(&name)) {
                 tracing::warn!(file = name, %error, "a cached file of the audit trail cannot be removed");
                 continue;

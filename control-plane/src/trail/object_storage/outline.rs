@@ -63,7 +63,8 @@ impl Outline {
         let bytes = u64::from_be_bytes(*bytes);
         let end = bytes.min(offset.saturating_add(length as u64));
         let part = |of: &[u8], start: u64| {
-            let range = usize::try_from(offset.checked_sub(start)?).ok()?..usize::try_from(end.checked_sub(start)?).ok()?;
+            let range =
+                usize::try_from(offset.checked_sub(start)?).ok()?..usize::try_from(end.checked_sub(start)?).ok()?;
             of.get(range).map(<[u8]>::to_vec)
         };
         part(head, 0).or_else(|| part(tail, bytes.checked_sub(tail.len() as u64)?))

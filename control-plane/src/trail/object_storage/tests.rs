@@ -20,8 +20,7 @@ impl World {
     }
 
     fn open(&self, directory: &TempDir, store: Arc<dyn ObjectStore>, bounds: Bounds) -> io::Result<BucketDisk> {
-        let bucket =
-            Bucket { store, prefix: "seks-audit/replica-a".into(), runtime: self.runtime.handle().clone() };
+        let bucket = Bucket { store, prefix: "seks-audit/replica-a".into(), runtime: self.runtime.handle().clone() };
         BucketDisk::open(directory.path(), Directory::open(directory.path()).unwrap(), bucket, bounds)
     }
 
@@ -143,7 +142,11 @@ fn blocks_that_are_in_the_bucket_alone_are_known_while_it_is_away() {
     drop(disk);
     // A new directory has them, too.
     let (lost, fetched) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    assert_eq!(world.without_bucket(&lost, bounds).err().unwrap().kind(), io::ErrorKind::Other, "nothing is known of it");
+    assert_eq!(
+        world.without_bucket(&lost, bounds).err().unwrap().kind(),
+        io::ErrorKind::Other,
+        "nothing is known of it"
+    );
 
     let disk = world.without_bucket(&directory, bounds).unwrap();
     assert_eq!(disk.list().unwrap(), [("1.blk".into(), length), ("2.blk".into(), length), ("3.blk".into(), length)]);

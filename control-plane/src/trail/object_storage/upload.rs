@@ -162,7 +162,9 @@ pub async fn synchronize_until(disks: Vec<BucketDisk>, stop: CancellationToken) 
                 Ok(_) if was_failing => tracing::info!("the audit trail is uploaded again"),
                 Ok(_) => {}
                 Err(error) if was_failing => tracing::debug!(%error, "the audit trail cannot be uploaded"),
-                Err(error) => tracing::error!(%error, "the audit trail cannot be uploaded: its files stay on this disk"),
+                Err(error) => {
+                    tracing::error!(%error, "the audit trail cannot be uploaded: its files stay on this disk")
+                }
             }
             is_failing |= disk.failing_seconds() > 0.0;
         }

@@ -105,7 +105,8 @@ impl Archives {
             let Some((_, entry)) = newest(self.sources.iter_mut().map(|source| &mut source.waiting)) else {
                 return Ok(None);
             };
-            let is_again = self.last.as_ref().is_some_and(|(chain, change)| *chain == entry.chain && *change == entry.change);
+            let is_again =
+                self.last.as_ref().is_some_and(|(chain, change)| *chain == entry.chain && *change == entry.change);
             if !is_again {
                 self.last = Some((entry.chain.clone(), entry.change.clone()));
                 return Ok(Some(entry));
@@ -173,8 +174,10 @@ mod tests {
 
     #[test]
     fn changes_that_several_replicas_have_are_printed_once_and_the_newest_first() {
-        let mut lists =
-            [list(&[(9, "*", 3), (7, "a", 2), (7, "a", 1)]), list(&[(9, "*", 3), (8, "b", 1), (7, "a", 1), (1, "*", 1)])];
+        let mut lists = [
+            list(&[(9, "*", 3), (7, "a", 2), (7, "a", 1)]),
+            list(&[(9, "*", 3), (8, "b", 1), (7, "a", 1), (1, "*", 1)]),
+        ];
         let mut merged = Vec::new();
         while let Some((Reverse(place), _)) = newest(lists.iter_mut()) {
             merged.push(place);
