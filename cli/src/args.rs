@@ -53,6 +53,7 @@ What happens:
   page         Print a link to the page of the control plane, for a browser
   top          Watch nodes, services, rates, latencies and refusals
   audit        What agents have done, and whether the record of it is whole
+  usage        What models have used: tokens by agent, service and model
 
 The fleet:
   node         Proxy nodes

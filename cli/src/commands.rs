@@ -78,6 +78,12 @@ pub enum Command {
     /// What agents have done, and whether the record of it is whole
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// What models have used: tokens by agent, service and model
+    #[command(
+        after_help = "Examples:\n  seks usage\n  seks usage --by service,model --since 7d -o json\n\nOf services with `usage`, from the audit trail. Output of answers that broke off or have no count is not included: \
+unknown_requests and unknown_output_tokens (an upper bound) show it."
+    )]
+    Usage(audit::usage::UsageArgs),
     /// Check clocks, certificates, store, nodes, audit, disks and limits, and say what to do
     Doctor(doctor::DoctorArgs),
     /// Print a link to the page of the control plane, for a browser
@@ -126,6 +132,7 @@ pub async fn run(global: &Global, command: Command, tree: clap::Command) -> Resu
         Command::Audit(verb) => return audit::run(global, verb).await,
         Command::Doctor(args) => return doctor::run(global, &args).await,
         Command::Page => page::run(global).await?,
+        Command::Usage(args) => return audit::usage::run(global, args).await,
         Command::Top(args) => top::run(global, args).await?,
         Command::Node(verb) => node::run(global, verb).await?,
         Command::Operator(verb) => operator::run(global, verb).await?,

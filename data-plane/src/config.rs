@@ -4,10 +4,11 @@
 //! Every value has a default that is safe to serve with; a key that doesn't exist is an error.
 //! Sizes are in bytes, times are written as `10s` or `500ms`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use seks_network::address::{Networks, OwnAddresses};
 use seks_runtime::telemetry::TelemetryConfig;
+use seks_usage::Prices;
 use serde::Deserialize;
 
 pub use crate::http::server::TlsConfig;
@@ -29,12 +30,41 @@ pub struct Config {
     pub upstream: UpstreamConfig,
     /// Whether a request may go unrecorded.
     pub audit: AuditConfig,
+    /// What models cost.
+    pub usage: UsageConfig,
     /// Where spans and metrics go.
     pub telemetry: TelemetryConfig,
     /// Addresses of this process that no upstream may be: beside its own listeners and control
     /// planes, what `seks dev` runs.
     #[serde(skip)]
     pub own: OwnAddresses,
+}
+
+/// `[usage]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UsageConfig {
+    /// A file of prices (`deploy/examples/prices.toml`), read at the start. Default: none, and
+    /// requests that a limit of money is about are refused.
+    pub prices: Option<PathBuf>,
+    /// What the file says.
+    #[serde(skip)]
+    pub(crate) loaded: Option<Arc<Prices>>,
+}
+
+impl UsageConfig {
+    /// Reads the file of prices.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no file of prices.
+    pub(crate) fn load(&mut self) -> Result<(), ConfigError> {
+        let Some(path) = &self.prices else { return Ok(()) };
+        let named =
+            |error: &dyn std::fmt::Display| ConfigError::new("usage.prices", format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+        self.loaded = Some(Arc::new(Prices::parse(&text).map_err(|error| named(&error))?));
+        Ok(())
+    }
 }
 
 /// `[node]`

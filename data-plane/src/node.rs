@@ -290,6 +290,7 @@ impl Node {
         let node = SpanNode { name: config.node.name.as_str().into(), port: proxy_addr.port() };
         let sender = telemetry.sender();
         let sink = (telemetry, spool.clone());
+        config.usage.load()?;
         let audit = Audit::new(sink, metrics.clone(), config.audit.mode, node.clone(), &config.node.region)?;
         let own = config.own.clone();
         let listen = config.telemetry.metrics_listen.unwrap_or(METRICS_LISTEN);

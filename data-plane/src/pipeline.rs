@@ -49,6 +49,7 @@ mod signed_url;
 mod sigv4;
 pub(crate) mod token;
 pub(crate) mod upstream_target;
+pub(crate) mod usage;
 mod vendor_key_hint;
 pub(crate) mod websocket;
 pub(crate) mod wrong_tokens;

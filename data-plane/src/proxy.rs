@@ -39,6 +39,7 @@ use crate::{
         response_body::ResponseBody,
         route::{ProxyMode, Route},
         shared_limits::SharedLimits,
+        usage::ModelCall,
         wrong_tokens::WrongTokens,
     },
     table::Table,
@@ -299,9 +300,15 @@ impl Proxy {
                 }
                 Err(refusal) => return Err(refusal),
             };
+            let (service, line) = (&permitted.service, &permitted.line);
+            if service.usage.is_some() {
+                let method = &permitted.identified.admitted.parts.method;
+                let prices = self.config.usage.loaded.as_ref();
+                record.model_call(ModelCall::of(service, method, line.path(), prices));
+            }
             if record.has_uncounted_limits() {
                 // Boxed: it may wait, and has a timer.
-                Box::pin(limits::call(&permitted.identified.token, &self.table, record)).await?;
+                Box::pin(limits::call(&permitted, &self.table, record)).await?;
             }
             if record.has_pending_uses() {
                 Box::pin(approval::take_uses(&permitted.identified.token, &self.table, record)).await?;

@@ -171,6 +171,7 @@ fn write_outcome(f: &Fields<'_>, recorded: Recorded, spans: &mut SpanWriter) {
     if f.is_aborted {
         spans.flag("seks.aborted");
     }
+    write_usage(f, spans);
     if recorded == Recorded::IntentAlone {
         spans.flag("seks.incomplete");
         return failed("unrecorded", spans);
@@ -181,6 +182,38 @@ fn write_outcome(f: &Fields<'_>, recorded: Recorded, spans: &mut SpanWriter) {
     if f.status >= 500 || is_broken {
         let named = [f.upstream_error, f.reason].into_iter().find(|name| !name.is_empty());
         failed(named.unwrap_or(&f.status.to_string()), spans);
+    }
+}
+
+/// OpenTelemetry's GenAI conventions (semantic-conventions-genai, schema 1.42). As they say, the
+/// input includes cached tokens and the output includes reasoning, and a count that is not known is
+/// not reported.
+fn write_usage(f: &Fields<'_>, spans: &mut SpanWriter) {
+    if f.provider.is_empty() {
+        return;
+    }
+    spans.text("gen_ai.provider.name", f.provider);
+    spans.text("gen_ai.operation.name", seks_usage::operation(f.provider, f.path));
+    if let Some(model) = seks_usage::model_in_path(f.path) {
+        spans.text("gen_ai.request.model", &model);
+    }
+    if !f.model.is_empty() {
+        spans.text("gen_ai.response.model", f.model);
+    }
+    if f.is_usage_unknown {
+        spans.int("seks.usage.output_tokens_at_most", f.output_tokens);
+        return spans.flag("seks.usage.unknown");
+    }
+    spans.int("gen_ai.usage.input_tokens", f.input_tokens);
+    spans.int("gen_ai.usage.output_tokens", f.output_tokens);
+    for (name, tokens) in [
+        ("gen_ai.usage.cache_read.input_tokens", f.cached_tokens),
+        ("gen_ai.usage.cache_creation.input_tokens", f.cache_written_tokens),
+        ("gen_ai.usage.reasoning.output_tokens", f.reasoning_tokens),
+    ] {
+        if tokens > 0 {
+            spans.int(name, tokens);
+        }
     }
 }
 

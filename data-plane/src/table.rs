@@ -52,7 +52,7 @@ pub use self::{
     entry::{AgentEntry, CredentialEntry, OpenError, ServiceEntry},
     exchanged::Exchanged,
     lease::Lease,
-    limit_slices::{ConcurrentSlot, LimitSlices, OverLimit, Taken},
+    limit_slices::{ConcurrentSlot, Counted, LimitSlices, OverLimit, Taken},
     rejected_credentials::{RejectedCredential, RejectedCredentials},
     staging::Staging,
     state::{AgentState, RecordCell, StillCompiling, TenantState},

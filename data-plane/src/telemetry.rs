@@ -8,6 +8,7 @@ mod agent;
 mod edge;
 mod histogram;
 mod service;
+mod usage;
 
 use std::{
     fmt::Write as _,
@@ -21,9 +22,10 @@ use std::{
 use dashmap::DashMap;
 use seks_runtime::{logs, openmetrics, process, telemetry::Queue};
 use seks_types::id::{AgentName, ServiceName, TenantName};
+use seks_usage::Usage;
 
-use self::agent::Agents;
-pub(crate) use self::{agent::AgentMetrics, histogram::unix_now, service::DROPPED_KINDS};
+pub(crate) use self::{agent::AgentMetrics, histogram::unix_now, service::DROPPED_KINDS, usage::UsageLabels};
+use self::{agent::Agents, usage::ModelUsage};
 pub use self::{
     edge::Edge,
     histogram::Histogram,
@@ -65,6 +67,7 @@ struct Inner {
     /// Requests that were refused before their service was known.
     unresolved: Arc<ServiceMetrics>,
     agents: Agents,
+    models: ModelUsage,
     overhead: Histogram,
     inflight: AtomicU64,
     edge: Edge,
@@ -153,6 +156,7 @@ impl Metrics {
             unlabelled: Arc::new(ServiceMetrics::new(UNLABELLED)),
             unresolved: Arc::new(ServiceMetrics::new("")),
             agents: Agents::default(),
+            models: ModelUsage::default(),
             overhead: Histogram::new(),
             inflight: AtomicU64::new(0),
             edge: Edge::default(),
@@ -194,6 +198,11 @@ impl Metrics {
     /// The counters of an agent. Beyond a bound, agents share one.
     pub(crate) fn agent(&self, tenant: &TenantName, agent: &AgentName) -> Arc<AgentMetrics> {
         self.inner.agents.of(tenant, agent)
+    }
+
+    /// Counts what a model has used.
+    pub(crate) fn model_used(&self, labels: UsageLabels<'_>, usage: &Usage) {
+        self.inner.models.add(labels, usage);
     }
 
     /// Shows when certificates end. The first call counts.
@@ -276,6 +285,7 @@ impl Metrics {
         let mut out = String::with_capacity(16 * 1024);
         service::render(&services, &mut out);
         self.inner.agents.render(&mut out);
+        self.inner.models.render(&mut out);
         let overhead = std::iter::once((String::new(), &self.inner.overhead));
         histogram::render("seks_proxy_overhead_seconds", "Requests without their upstream.", overhead, &mut out);
         self.render_gauges(&mut out);

@@ -5,6 +5,7 @@ use seks_tests::{
     Sandbox, Upstream,
     process::wait_for,
     raw::Reply,
+    sandbox::Options,
     upstream::{
         Answer,
         answer::{Gate, Step},
@@ -173,4 +174,120 @@ fn limits_are_policies_that_files_hold() {
     assert_eq!(none.code, Some(3), "{}", none.stderr);
     let wrong = cli.run(&["limit", "set", "x", "--requests", "many"], "");
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
+}
+
+/// A model that uses as many tokens as the request's body says.
+fn model() -> Upstream {
+    Upstream::start(|request| {
+        let used = String::from_utf8_lossy(&request.body).parse::<u64>().unwrap_or(0);
+        match used {
+            // It breaks off, and has no count.
+            0 => Answer::raw(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9000\r\n\r\ndata: {\"x\":1}\n\n",
+            ),
+            1 => Answer::json(500, r#"{"error":{"message":"no model has worked"}}"#),
+            _ => Answer::json(
+                200,
+                &format!(r#"{{"model":"m","usage":{{"prompt_tokens":{},"completion_tokens":1}}}}"#, used - 1),
+            ),
+        }
+    })
+}
+
+fn with_model(upstream: &Upstream) -> Sandbox {
+    let sandbox = Sandbox::start();
+    sandbox.cli().enable("openai", "openai", upstream);
+    sandbox.cli().put_credential("openai", "openai", KEY);
+    sandbox
+}
+
+const CHAT: &str = "/api/openai/v1/chat/completions";
+
+#[test]
+fn a_budget_of_tokens_is_what_models_used() {
+    let upstream = model();
+    let sandbox = with_model(&upstream);
+    let bot = sandbox.token("bot", &["openai"]);
+    set(&sandbox, "tokens-month", &["--agent", "bot", "--service", "openai", "--tokens", "8000/month"]);
+    let post = |body: &str| sandbox.post(CHAT, &bot.secret, body).status;
+    // 20 times what is reserved for a request would be more than the limit: what was used counts.
+    for used in 0..20 {
+        assert_eq!(post("50"), 200, "{used} requests");
+    }
+    // No model is asked, or none has worked: nothing is charged.
+    for _ in 0..20 {
+        assert_eq!(sandbox.get(PATH, &bot.secret).status, 200);
+        assert_eq!(post("1"), 500);
+    }
+    // Used beyond its reservation. It is charged, and the next request is over.
+    assert_eq!(post("7500"), 200);
+    wait_for("the settlement", || (post("50") == 429).then_some(()));
+    let over = sandbox.post(CHAT, &bot.secret, "50");
+    assert_over(&over, "tokens-month");
+    assert!(over.text().contains("8000 tokens/month are used up; the next window begins at 2"), "{}", over.text());
+    assert_eq!(sandbox.get(PATH, &bot.secret).status, 200, "asks no model");
+    // More at once: what was used counts, and what was used beyond the limit as well.
+    set(&sandbox, "tokens-month", &["--agent", "bot", "--service", "openai", "--tokens", "100000/month"]);
+    assert_eq!(post("50"), 200);
+}
+
+#[test]
+fn an_answer_without_a_count_is_charged_by_its_bytes() {
+    let upstream = model();
+    let sandbox = with_model(&upstream);
+    let bot = sandbox.token("bot", &["openai"]);
+    set(&sandbox, "tokens-month", &["--tokens", "16/month"]);
+    // 16 bytes of an answer that broke off, and one of the request.
+    assert_eq!(sandbox.post(CHAT, &bot.secret, "0").status, 200);
+    wait_for("the settlement", || (sandbox.post(CHAT, &bot.secret, "2").status == 429).then_some(()));
+}
+
+/// A million tokens of input cost 5 dollars, so 1000 of them cost half a cent.
+fn opus(_: &seks_tests::upstream::Request) -> Answer {
+    Answer::json(
+        200,
+        r#"{"type":"message","model":"claude-opus-4-5-20251101","stop_reason":"end_turn","usage":{"input_tokens":1000,"output_tokens":0}}"#,
+    )
+}
+
+const MESSAGES: &str = "/api/anthropic/v1/messages";
+const PRICES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/prices.toml");
+
+fn with_opus(upstream: &Upstream, options: Options) -> (Sandbox, String) {
+    let sandbox = Sandbox::with(options);
+    sandbox.cli().enable("anthropic", "anthropic", upstream);
+    sandbox.cli().put_credential("anthropic", "anthropic", KEY);
+    let bot = sandbox.token("bot", &["anthropic"]);
+    set(&sandbox, "spend", &["--usd", "0.01/month"]);
+    (sandbox, bot.secret)
+}
+
+#[test]
+fn a_budget_of_money_is_what_answers_cost_at_the_nodes_prices() {
+    let upstream = Upstream::start(opus);
+    let environment = vec![("SEKS_USAGE_PRICES".to_owned(), PRICES.to_owned())];
+    let (sandbox, bot) = with_opus(&upstream, Options { environment, ..Options::default() });
+    assert_eq!(sandbox.post(MESSAGES, &bot, "{}").status, 200);
+    assert_eq!(sandbox.post(MESSAGES, &bot, "{}").status, 200);
+    wait_for("the settlement", || (sandbox.post(MESSAGES, &bot, "{}").status == 429).then_some(()));
+    let over = sandbox.post(MESSAGES, &bot, "{}");
+    assert_over(&over, "spend");
+    assert!(over.text().contains("0.01 USD/month is used up; the next window begins at 2"), "{}", over.text());
+    let served = upstream.requests().len();
+    let usage = wait_for("the records", || {
+        let usage = sandbox.cli().json(&["usage", "--by", "model", "--prices", PRICES]);
+        (usage[0]["requests"] == served).then_some(usage)
+    });
+    let cost = usage[0]["cost_usd"].as_f64().unwrap();
+    assert!((cost - 0.005 * served as f64).abs() < 1e-9 && usage[0]["unpriced_requests"] == 0, "{usage}");
+}
+
+#[test]
+fn a_limit_of_money_refuses_where_the_node_has_no_prices() {
+    let upstream = Upstream::start(opus);
+    let (sandbox, bot) = with_opus(&upstream, Options::default());
+    let refused = sandbox.post(MESSAGES, &bot, "{}");
+    assert_eq!((refused.status, refused.code().as_str()), (503, "limit_exceeded"), "{}", refused.text());
+    assert!(refused.text().contains("set [usage] prices"), "{}", refused.text());
+    assert!(upstream.requests().is_empty());
 }

@@ -34,9 +34,11 @@ const BUCKET: &str = "tests/tests/audit_object_storage.rs";
 const PROCESS: &str = "crates/runtime/tests/process_metrics.rs";
 const MINT: &str = "tests/tests/mint/main.rs";
 const TRUST: &str = "tests/tests/trust/main.rs";
+const USAGE: &str = "tests/tests/usage.rs";
 
 /// Every metric. One that is missing here fails [`every_metric_has_a_case`].
 const CASES: &[(&str, Shown)] = &[
+    ("gen_ai_client_token_usage", In(USAGE, "what_models_report_is_recorded_and_adds_up")),
     ("process_cpu_seconds_total", In(PROCESS, "each_value_is_measured")),
     ("process_max_fds", In(PROCESS, "each_value_is_measured")),
     ("process_open_fds", In(PROCESS, "each_value_is_measured")),
@@ -152,6 +154,7 @@ const CASES: &[(&str, Shown)] = &[
         ),
     ),
     ("seks_upstream_responses_total", Here),
+    ("seks_usage_unknown_total", In(USAGE, "what_models_report_is_recorded_and_adds_up")),
 ];
 
 fn page(address: std::net::SocketAddr) -> Page {

@@ -6,6 +6,7 @@ mod follow;
 mod offline;
 mod record;
 mod replicas;
+pub mod usage;
 mod verify;
 
 use std::{collections::VecDeque, process::ExitCode};

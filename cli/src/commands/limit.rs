@@ -25,10 +25,13 @@ Examples:
   seks limit set openai-day --service openai --requests 5000/day --shadow
   seks limit set fair --requests 60/minute --each-agent
   seks limit set batch --group batch --concurrent 10
+  seks limit set gpt-day --service openai --tokens 500000/day
+  seks limit set ci-spend --agent ci-bot --usd 5/day
 
 Windows are those of the clock in UTC: second, minute, hour, day, month. The agents that a limit is for share it,
 unless --each-agent is given. A request over a limit is refused with 429 and `Retry-After` before the service sees it.
---concurrent counts at each node. A limit is a policy: write conditions with `seks policy apply`, for example
+--concurrent counts at each node. --tokens counts what models use, input and output, for services with `usage` (`seks usage`):
+a request reserves an estimate, and what its answer used is charged at its end. A limit is a policy: write conditions with `seks policy apply`, for example
   @id(\"large\") @limit(\"10 requests/hour\")
   forbid (principal, action, resource) when { context has body && context.body has model && context.body.model like \"*-pro\" };")]
     Set(SetArgs),
@@ -73,6 +76,12 @@ pub struct SetArgs {
     /// Requests in a window, such as 100/minute
     #[arg(long, value_name = "N/WINDOW", group = "amount")]
     requests: Option<String>,
+    /// Tokens that models use in a window, such as 500000/day; of services with `usage`
+    #[arg(long, value_name = "N/WINDOW", group = "amount")]
+    tokens: Option<String>,
+    /// US dollars that models cost in a window, such as 5/day; at the prices of the nodes (`[usage] prices`)
+    #[arg(long, value_name = "N/WINDOW", group = "amount")]
+    usd: Option<String>,
     /// Requests at the same time, at each node
     #[arg(long, value_name = "N", group = "amount")]
     concurrent: Option<u64>,
@@ -90,14 +99,18 @@ pub struct SetArgs {
 impl SetArgs {
     fn limit(&self) -> Result<Limit> {
         let each = if self.each_agent { " each agent" } else { "" };
-        let text = match (&self.requests, self.concurrent) {
-            (Some(requests), _) => match requests.split_once('/') {
-                Some((amount, window)) => format!("{amount} requests/{window}{each}"),
-                None => return Err(CliError::usage("--requests", "write an amount and a window, such as 100/minute")),
-            },
-            (None, concurrent) => format!("{} concurrent requests{each}", concurrent.unwrap_or_default()),
+        let in_window = |option, amount: &str, unit: &str| match amount.split_once('/') {
+            Some((amount, window)) => Ok(format!("{amount} {unit}/{window}{each}")),
+            None => Err(CliError::usage(option, "write an amount and a window, such as 100/minute")),
         };
-        let option = if self.requests.is_some() { "--requests" } else { "--concurrent" };
+        let (option, text) = match (&self.requests, &self.tokens, &self.usd) {
+            (Some(amount), ..) => ("--requests", in_window("--requests", amount, "requests")?),
+            (None, Some(amount), _) => ("--tokens", in_window("--tokens", amount, "tokens")?),
+            (None, None, Some(amount)) => ("--usd", in_window("--usd", amount, "USD")?),
+            (None, None, None) => {
+                ("--concurrent", format!("{} concurrent requests{each}", self.concurrent.unwrap_or_default()))
+            }
+        };
         text.parse().map_err(|error: seks_policy::LimitError| CliError::usage(option, error.to_string()))
     }
 
@@ -158,10 +171,33 @@ impl LimitView {
     }
 }
 
-/// What is behind `forbid` in a policy, in one line.
+/// What is behind `forbid` in a policy, in one line. Texts and comments may also have the word.
 fn scope(text: &str) -> String {
-    let head = text.rsplit_once("forbid").map_or("", |(_, head)| head);
-    head.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches(';').into()
+    let mut rest = text;
+    loop {
+        let Some(at) = rest.find(['"', '/', 'f']) else { return String::new() };
+        rest = rest.get(at..).unwrap_or_default();
+        if let Some(head) = rest.strip_prefix("forbid") {
+            return head.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches(';').into();
+        }
+        let end = match rest.get(..1) {
+            Some("\"") => end_of_text(rest),
+            _ if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            _ => 1,
+        };
+        rest = rest.get(end..).unwrap_or_default();
+    }
+}
+
+/// Where a text in quotes ends, behind its last quote.
+fn end_of_text(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.char_indices().skip(1).find(|(_, c)| {
+        let is_end = *c == '"' && !escaped;
+        escaped = *c == '\\' && !escaped;
+        is_end
+    });
+    end.map_or(text.len(), |(at, _)| at + 1)
 }
 
 impl View for LimitView {
@@ -276,7 +312,13 @@ mod tests {
             "@id(\"ci\")\n@limit(\"100 requests/minute\")\n@mode(\"shadow\")\n\
              forbid (principal == Seks::Agent::\"bot\", action, resource == Seks::Service::\"openai\");"
         );
-        let lines = ["a --group g --concurrent 5", "a --service s --requests 1/day --each-agent", "a --requests 10/s"];
+        let lines = [
+            "a --group g --concurrent 5",
+            "a --service s --requests 1/day --each-agent",
+            "a --requests 10/s",
+            "a --tokens 5/day",
+            "a --usd 0.5/day",
+        ];
         for line in lines {
             let text = policy(line).unwrap();
             assert_eq!(limits_of(&text, &Declarations::default()).len(), 1, "{text}");
@@ -290,6 +332,11 @@ mod tests {
             "a --agent b --requests 1/day --concurrent 1",
             "a --agent b --group c --requests 1/day",
             "a --agent b --requests 100",
+            "a --agent b --tokens 1/day --requests 1/day",
+            "a --agent b --tokens 0/day",
+            "a --usd $5/day",
+            "a --usd 5",
+            "a --agent b --tokens 100",
             "a --agent b --requests 0/day",
             "a --agent b --requests 1/week",
             "a --agent b\" --requests 1/day",
@@ -303,5 +350,7 @@ mod tests {
     fn the_scope_is_the_head_in_one_line() {
         let text = "@id(\"a\") @limit(\"1 requests/day\")\nforbid (principal,\n  action, resource);";
         assert_eq!(scope(text), "(principal, action, resource)");
+        let text = "// forbid it\n@title(\"\\\"forbid (x)\") forbid (principal, action, resource) when { context.path like \"*forbid*\" };";
+        assert_eq!(scope(text), "(principal, action, resource) when { context.path like \"*forbid*\" }");
     }
 }

@@ -68,6 +68,28 @@ pub struct RecordView {
     pub region: Option<String>,
     pub chain: String,
     pub sequence: u64,
+    /// What a model has used, of services with `usage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageView>,
+}
+
+/// What a model has used.
+#[derive(Debug, Serialize)]
+pub struct UsageView {
+    pub provider: String,
+    pub model: Option<String>,
+    /// Cached ones included.
+    pub input_tokens: u64,
+    /// Reasoning included.
+    pub output_tokens: u64,
+    /// Of the input, read from a cache.
+    pub cached_tokens: u64,
+    /// Of the input, written to a cache.
+    pub cache_written_tokens: u64,
+    /// Of the output.
+    pub reasoning_tokens: u64,
+    /// The answer broke off or has no count: the output is an upper bound.
+    pub unknown: bool,
 }
 
 fn text(text: String) -> Option<String> {
@@ -99,6 +121,16 @@ impl From<AuditEntry> for RecordView {
             20 => Some("2"),
             _ => None,
         };
+        let usage = (!record.provider.is_empty()).then(|| UsageView {
+            provider: record.provider,
+            model: text(record.model),
+            input_tokens: record.input_tokens,
+            output_tokens: record.output_tokens,
+            cached_tokens: record.cached_tokens,
+            cache_written_tokens: record.cache_written_tokens,
+            reasoning_tokens: record.reasoning_tokens,
+            unknown: record.usage_unknown,
+        });
         let (token, reason, path) = (record.token_id.as_bytes(), record.reason.as_bytes(), record.path.as_bytes());
         let tripwire = AlarmKind::of(token, reason, path).map(AlarmKind::name);
         Self {
@@ -142,6 +174,7 @@ impl From<AuditEntry> for RecordView {
             region: text(record.region),
             chain: entry.chain,
             sequence: entry.sequence,
+            usage,
         }
     }
 }

@@ -60,7 +60,7 @@ impl LimitShares {
     /// The answer to `question` of the node that `node` identifies.
     pub(crate) async fn answer(&self, registry: &Registry, node: u64, question: LimitQuestion) -> wire::LimitSlice {
         let wire::LimitQuestion { tenant, limit, agent, asked_ms, .. } = question.wire.clone();
-        let answer = |amount, ends_in_ms, again_in_ms| wire::LimitSlice {
+        let answer = |amount, window, ends_in_ms, again_in_ms| wire::LimitSlice {
             tenant,
             limit,
             agent,
@@ -68,14 +68,15 @@ impl LimitShares {
             amount,
             ends_in_ms,
             again_in_ms,
+            window,
         };
         let left_until = |end: u64| end.saturating_sub(unix_now_millis());
         match self.slice(registry, node, &question).await {
-            Ok(Slice { amount: 0, end }) => answer(0, left_until(end), left_until(end)),
-            Ok(Slice { amount, end }) => answer(amount, left_until(end), 0),
+            Ok(Slice { amount: 0, start, end }) => answer(0, start, left_until(end), left_until(end)),
+            Ok(Slice { amount, start, end }) => answer(amount, start, left_until(end), 0),
             Err(error) => {
                 tracing::warn!(%error, "a limit's budget cannot be read: nodes refuse what would need more of it");
-                answer(0, STORE_RETRY_MS, STORE_RETRY_MS)
+                answer(0, 0, STORE_RETRY_MS, STORE_RETRY_MS)
             }
         }
     }
@@ -87,17 +88,14 @@ impl LimitShares {
         let wanted = wire.wanted.clamp(1, limit.amount);
         loop {
             let now = unix_now_millis();
-            if let Cut::Slice { amount, end } = share.cut(now, node, wanted) {
-                return Ok(Slice { amount, end });
+            if let Cut::Slice { amount, start, end } = share.cut(now, node, wanted) {
+                return Ok(Slice { amount, start, end });
             }
             let step = registry.take_limit_step(budget, (limit.amount, *window), now, wanted).await?;
             share.add(step.span, step.amount);
-            if step.amount == 0 {
-                return Ok(Slice { amount: 0, end: step.span.end });
-            }
-            if share.left(now) < wanted {
-                // Less than one request needs is left: it is lost for this window.
-                return Ok(Slice { amount: 0, end: step.span.end });
+            // Nothing is left, or less than one request needs: requests that need less may have it.
+            if step.amount == 0 || share.left(now) < wanted {
+                return Ok(Slice { amount: 0, start: step.span.start, end: step.span.end });
             }
         }
     }
@@ -117,5 +115,6 @@ impl LimitShares {
 
 struct Slice {
     amount: u64,
+    start: u64,
     end: u64,
 }

@@ -47,6 +47,14 @@ pub mod field {
     pub const UPSTREAM_BASE: u32 = 304;
     pub const QUEUE_US: u32 = 305;
     pub const REGION: u32 = 306;
+    pub const PROVIDER: u32 = 510;
+    pub const MODEL: u32 = 511;
+    pub const INPUT_TOKENS: u32 = 512;
+    pub const OUTPUT_TOKENS: u32 = 513;
+    pub const CACHED_TOKENS: u32 = 514;
+    pub const CACHE_WRITTEN_TOKENS: u32 = 515;
+    pub const REASONING_TOKENS: u32 = 516;
+    pub const USAGE_UNKNOWN: u32 = 517;
 }
 
 /// `AuditRecord.Kind`.

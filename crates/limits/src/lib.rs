@@ -14,6 +14,11 @@
 //! - Never stuck: a request is refused only when everything was taken from the record. What may be
 //!   left then are unspent shares and slices. A share is an eighth of what was left when it was
 //!   taken, and a slice at most half of a share. All of it returns with the next window.
+//! - Usage: what an answer uses is known at its end. A request reserves an amount, and what its
+//!   answer used beyond that is charged then ([`Slice::settle`]): to the slice, or where nothing is
+//!   left to the node's next ones. So a window is over by at most what its answers used beyond
+//!   their reservations, and the windows behind it pay for it. A node that crashes forgets what it
+//!   owes.
 //! - Clocks: the record's window counts, and it only moves forward. A node keeps no wall clock: a
 //!   slice says how long it is valid, counted from when the node asked. A replica whose clock is
 //!   ahead by `d` begins a window up to `d` early, for all.
@@ -24,8 +29,8 @@ mod replica;
 mod window;
 
 pub use self::{
-    limit::{Limit, LimitError, Quantity},
-    node::{Grant, Slice, Take},
+    limit::{Limit, LimitError, PER_USD, Quantity, Usd},
+    node::{Grant, Reserved, Slice, Take},
     replica::{Cut, Share, WindowRecord},
     window::{Span, Window},
 };

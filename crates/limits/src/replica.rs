@@ -55,6 +55,8 @@ pub enum Cut {
     Slice {
         /// How much.
         amount: u64,
+        /// Its window's first millisecond.
+        start: u64,
         /// When its window ends.
         end: u64,
     },
@@ -77,7 +79,7 @@ impl Share {
         let parts = SLICE_PART.saturating_mul(self.nodes.len() as u64).max(1);
         let amount = (self.left / parts).max(wanted).max(1).min(self.left);
         self.left -= amount;
-        Cut::Slice { amount, end: self.end }
+        Cut::Slice { amount, start: self.start, end: self.end }
     }
 
     /// A step of the window `span` was taken.
@@ -119,9 +121,9 @@ mod tests {
         let mut share = Share::default();
         assert_eq!(share.cut(0, 1, 1), Cut::NeedsStep);
         share.add(Span { start: 0, end: 100 }, 16);
-        assert_eq!(share.cut(0, 1, 1), Cut::Slice { amount: 8, end: 100 });
-        assert_eq!(share.cut(0, 2, 1), Cut::Slice { amount: 2, end: 100 });
-        assert_eq!(share.cut(0, 2, 6), Cut::Slice { amount: 6, end: 100 }, "what one request needs");
+        assert_eq!(share.cut(0, 1, 1), Cut::Slice { amount: 8, start: 0, end: 100 });
+        assert_eq!(share.cut(0, 2, 1), Cut::Slice { amount: 2, start: 0, end: 100 });
+        assert_eq!(share.cut(0, 2, 6), Cut::Slice { amount: 6, start: 0, end: 100 }, "what one request needs");
         assert_eq!(share.cut(0, 1, 1), Cut::NeedsStep);
         assert_eq!(share.cut(100, 1, 1), Cut::NeedsStep);
     }

@@ -45,7 +45,7 @@ pub use self::{
     denied_path::{DeniedPath, is_denied},
     destination::record_destination,
     methods::FurtherMethod,
-    options::McpSource,
+    options::{McpSource, PROVIDERS},
     passed::Passed,
     sigv4::SigV4,
     template::{Template, TemplateError},
@@ -176,6 +176,8 @@ pub struct Service {
     /// Only for [`INTERCEPTION`]: HTTPS_PROXY mode passes connections to hosts of no service
     /// through, uninspected and without a credential.
     pub tunnel_other_hosts: bool,
+    /// Whose answers report tokens, of [`PROVIDERS`]; `None`: they are not read.
+    pub usage: Option<&'static str>,
     /// In JSON and event-stream bodies, URLs of the upstream become URLs of the node.
     pub rewrite_urls: bool,
     /// Of `fields`: injected, but no secret. Answers may contain them.
@@ -322,6 +324,7 @@ impl TryFrom<&wire::Service> for Service {
             forward_trace_context: wire.forward_trace_context,
             trust_trace_context: wire.trust_trace_context,
             tunnel_other_hosts: wire.tunnel_other_hosts,
+            usage: options::usage(&wire.usage)?,
             rewrite_urls: wire.rewrite_urls,
             public,
             mcp: McpSource::from_wire(wire)?,

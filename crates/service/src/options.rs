@@ -53,3 +53,33 @@ pub(super) fn keyless_urls(names: &[String]) -> Result<Vec<HeaderName>, ServiceE
     }
     names.iter().map(|name| header_name("keyless_urls", name)).collect()
 }
+
+/// Providers whose answers report tokens, by their names in OpenTelemetry's `gen_ai.provider.name`
+/// where it has one.
+pub const PROVIDERS: &[&str] = &[
+    "anthropic",
+    "aws.bedrock",
+    "azure.ai.inference",
+    "azure.ai.openai",
+    "cohere",
+    "deepseek",
+    "fireworks",
+    "gcp.gemini",
+    "gcp.vertex_ai",
+    "groq",
+    "mistral_ai",
+    "openai",
+    "openrouter",
+    "perplexity",
+    "together",
+    "x_ai",
+];
+
+/// The provider of `usage`.
+pub(super) fn usage(name: &str) -> Result<Option<&'static str>, ServiceError> {
+    match PROVIDERS.iter().find(|provider| **provider == name) {
+        None if name.is_empty() => Ok(None),
+        None => Err(invalid("usage", format!("none of {}", PROVIDERS.join(", ")))),
+        found => Ok(found.copied()),
+    }
+}

@@ -115,6 +115,10 @@ pub struct ServiceSpec {
     /// a trace of its own and a link.
     #[serde(skip_serializing_if = "is_false")]
     pub trust_trace_context: bool,
+    /// Reads what answers of a model say about tokens: the provider's name, one of
+    /// [`PROVIDERS`](crate::PROVIDERS).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub usage: String,
     /// Rewrites URLs of the upstream in JSON and event-stream bodies to URLs of the node.
     #[serde(skip_serializing_if = "is_false")]
     pub rewrite_urls: bool,
@@ -220,6 +224,7 @@ impl ServiceSpec {
             forward_trace_context: self.forward_trace_context,
             trust_trace_context: self.trust_trace_context,
             tunnel_other_hosts: self.tunnel_other_hosts,
+            usage: self.usage.clone(),
             rewrite_urls: self.rewrite_urls,
             public: self.public.clone(),
             mcp: self.mcp,
@@ -297,6 +302,7 @@ impl From<&wire::Service> for ServiceSpec {
             forward_trace_context: service.forward_trace_context,
             trust_trace_context: service.trust_trace_context,
             tunnel_other_hosts: service.tunnel_other_hosts,
+            usage: service.usage.clone(),
             rewrite_urls: service.rewrite_urls,
             public: service.public.clone(),
             mcp: service.mcp,

@@ -11,7 +11,7 @@ const TEXT: usize = 128;
 /// A value that was seen.
 #[derive(Debug)]
 pub(crate) struct Seen<'a> {
-    /// The keys above it, outermost first. Arrays have none.
+    /// The keys above it, outermost first: at most [`DEPTH`] of them. Arrays have none.
     pub(crate) path: &'a [Key],
     /// What it is.
     pub(crate) value: Value<'a>,
@@ -20,8 +20,10 @@ pub(crate) struct Seen<'a> {
 /// A value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
-    /// A number without a sign or fraction.
+    /// A number without a sign. One with a fraction or an exponent is rounded up.
     Number(u64),
+    /// An object or array begins, as the value of a key.
+    Opened,
     /// A text of at most [`TEXT`] bytes, its escapes not undone.
     Text(&'a [u8]),
     /// A part of a longer text, in order. The last part is shorter than [`TEXT`], and may be empty.
@@ -61,8 +63,10 @@ enum State {
     String { escaped: bool },
     /// In a number.
     Number,
-    /// In a number that is not reported: it has a fraction, an exponent or a sign.
-    OtherNumber,
+    /// In a number with a fraction or an exponent: its text is kept.
+    Decimal,
+    /// In a number that is not reported: it has a sign.
+    Negative,
 }
 
 /// See the module.
@@ -115,18 +119,14 @@ impl Json {
             State::Number if byte.is_ascii_digit() => {
                 let digit = u64::from(byte - b'0');
                 self.number = self.number.saturating_mul(10).saturating_add(digit);
+                self.keep(byte);
             }
-            State::Number if matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-') => self.state = State::OtherNumber,
-            State::OtherNumber if byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-') => {}
-            State::Number => {
-                self.state = State::Between;
-                self.report(seen, |this| Value::Number(this.number));
-                self.between(byte, seen);
+            State::Number | State::Decimal if is_of_decimal(byte) => {
+                self.state = State::Decimal;
+                self.keep(byte);
             }
-            State::OtherNumber => {
-                self.state = State::Between;
-                self.between(byte, seen);
-            }
+            State::Negative if is_of_decimal(byte) => {}
+            State::Number | State::Decimal | State::Negative => self.number_ends(byte, seen),
             State::Between => self.between(byte, seen),
         }
     }
@@ -154,6 +154,32 @@ impl Json {
         }
     }
 
+    /// The byte behind a number.
+    fn number_ends(&mut self, byte: u8, seen: &mut impl FnMut(Seen<'_>)) {
+        match std::mem::replace(&mut self.state, State::Between) {
+            State::Number => self.report(seen, |this| Value::Number(this.number)),
+            State::Decimal => self.report(seen, |this| Value::Number(this.rounded_up())),
+            _ => {}
+        }
+        self.between(byte, seen);
+    }
+
+    /// The number whose text was kept. Cohere writes counts as `12.0`.
+    fn rounded_up(&self) -> u64 {
+        let text = std::str::from_utf8(self.text.get(..self.length).unwrap_or_default()).unwrap_or_default();
+        // A float becomes the nearest u64: 2^64 - 1 at most.
+        text.parse::<f64>().map_or(self.number, |number| number.ceil() as u64)
+    }
+
+    /// Keeps a byte of a number. What is beyond [`TEXT`] bytes are digits of a fraction, or no
+    /// count.
+    fn keep(&mut self, byte: u8) {
+        if let Some(place) = self.text.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
     fn between(&mut self, byte: u8, seen: &mut impl FnMut(Seen<'_>)) {
         if self.is_key && !byte.is_ascii_whitespace() {
             self.is_key = false;
@@ -176,16 +202,22 @@ impl Json {
                 self.state = State::String { escaped: false };
                 (self.length, self.in_parts) = (0, false);
             }
-            b'0'..=b'9' => (self.state, self.number) = (State::Number, u64::from(byte - b'0')),
-            b'-' => self.state = State::OtherNumber,
-            b'{' => self.open(true),
-            b'[' => self.open(false),
+            b'0'..=b'9' => {
+                (self.state, self.number, self.length) = (State::Number, u64::from(byte - b'0'), 0);
+                self.keep(byte);
+            }
+            b'-' => self.state = State::Negative,
+            b'{' => self.open(true, seen),
+            b'[' => self.open(false, seen),
             b'}' | b']' => self.close(),
             _ => {}
         }
     }
 
-    fn open(&mut self, is_object: bool) {
+    fn open(&mut self, is_object: bool, seen: &mut impl FnMut(Seen<'_>)) {
+        if self.is_object() {
+            self.report(seen, |_| Value::Opened);
+        }
         if let Some(bit) = u32::try_from(self.depth).ok().and_then(|depth| 1_u64.checked_shl(depth)) {
             if is_object { self.objects |= bit } else { self.objects &= !bit }
         }
@@ -218,10 +250,16 @@ impl Json {
         known.count_ones() as usize
     }
 
+    /// Reports a value with its path; of one that is deeper than [`DEPTH`], with the first keys of
+    /// it.
     fn report(&self, seen: &mut impl FnMut(Seen<'_>), value: impl FnOnce(&Self) -> Value<'_>) {
-        if let Some(path) = self.path.get(..self.keys()) {
-            seen(Seen { path, value: value(self) });
-        }
+        let path = self.path.get(..self.keys().min(DEPTH)).unwrap_or_default();
+        seen(Seen { path, value: value(self) });
+    }
+
+    /// Bytes of a text that has not ended, beyond those that were reported.
+    pub(crate) fn unreported(&self) -> u64 {
+        if matches!(self.state, State::String { .. }) || self.is_key { self.length as u64 } else { 0 }
     }
 
     /// Whether no value is open.
@@ -234,6 +272,11 @@ impl Json {
     }
 }
 
+/// A byte of a number with a fraction or an exponent.
+fn is_of_decimal(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +287,7 @@ mod tests {
             let path: Vec<_> =
                 seen.path.iter().map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned()).collect();
             let value = match seen.value {
+                Value::Opened => return,
                 Value::Number(number) => number.to_string(),
                 Value::Text(text) | Value::Part(text) => format!("'{}'", String::from_utf8_lossy(text)),
             };
@@ -257,8 +301,9 @@ mod tests {
 
     #[test]
     fn values_have_their_paths_whatever_the_split() {
-        let text = r#"{"a":1,"b":{"c":[{"d":"x\"y"},2],"e":-3,"f":4.5},"g":"{\"a\":9}","h":null,"i":67}"#;
-        let expected = ["a=1", r#"b.c.d='x\"y'"#, "b.c=2", r#"g='{\"a\":9}'"#, "i=67"];
+        let text = r#"{"a":1,"b":{"c":[{"d":"x\"y"},2],"e":-3,"f":4.5},"g":"{\"a\":9}","h":null,"i":67,"j":12.0,"k":0.2,"l":1e3}"#;
+        let expected =
+            ["a=1", r#"b.c.d='x\"y'"#, "b.c=2", "b.f=5", r#"g='{\"a\":9}'"#, "i=67", "j=12", "k=1", "l=1000"];
         for split in 0..=text.len() {
             assert_eq!(scan(text, false, split), expected, "split at {split}");
         }
@@ -275,7 +320,7 @@ mod tests {
     #[test]
     fn nothing_deep_or_long_is_kept() {
         let deep = format!("{}1{}", "{\"k\":".repeat(500), "}".repeat(500));
-        assert_eq!(scan(&deep, false, 7), Vec::<String>::new());
+        assert_eq!(scan(&deep, false, 7).last().unwrap(), "k.k.k.k.k.k=1", "a path is cut");
         let after = format!("{}{{\"a\":5}}", "[".repeat(500) + &"]".repeat(500));
         assert_eq!(scan(&after, false, 9), ["a=5"]);
         let long = format!("{{\"{}\":1,\"a\":2}}", "k".repeat(1000));

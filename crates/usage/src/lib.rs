@@ -8,16 +8,26 @@
 //! embeddings) and compatible servers, Anthropic, Gemini and Vertex, Bedrock (Converse and
 //! InvokeModel), Mistral, Cohere and OpenRouter.
 //!
-//! Counts of a stream are cumulative, so the largest value of each field counts.
+//! Counts of a stream are cumulative, so the largest value of each field counts. Where a provider
+//! charges for tokens that its totals leave out (Anthropic's compactions, Perplexity's citations),
+//! they are added.
 
 mod event_stream;
 mod json;
+mod path;
+mod prices;
+mod request;
 mod shape;
 
 use self::{
     event_stream::EventStream,
     json::{Json, Seen},
     shape::Counts,
+};
+pub use self::{
+    path::{EMBEDDINGS, model_in_path, operation},
+    prices::{MICROS_PER_USD, Prices, PricesError},
+    request::most_output,
 };
 
 /// How a body is framed.
@@ -40,9 +50,10 @@ impl Framing {
         match () {
             () if is("text/event-stream") => Some(Self::Events),
             () if is("application/vnd.amazon.eventstream") => Some(Self::AmazonEventStream),
-            () if is("application/json") || is("application/x-ndjson") || is("application/stream+json") => {
+            () if ["application/json", "application/x-ndjson", "application/jsonl"].into_iter().any(is) => {
                 Some(Self::Json)
             }
+            () if essence.to_ascii_lowercase().ends_with("+json") => Some(Self::Json),
             () => None,
         }
     }
@@ -79,9 +90,22 @@ pub enum Usage {
     /// The answer broke off, or has no count.
     Unknown {
         /// Output that was relayed is at most so many tokens: each is a byte at least. Where the
-        /// provider had counted some by then, at least those.
+        /// provider had counted some by then, at least those. Reasoning that was not relayed is not
+        /// in it, and neither is input that the provider had not counted yet.
         at_most: Tokens,
     },
+}
+
+impl Usage {
+    /// The tokens, and whether they are the provider's own count. Otherwise the output is an upper
+    /// bound.
+    #[must_use]
+    pub fn tokens(&self) -> (&Tokens, bool) {
+        match self {
+            Self::Known(tokens) => (tokens, true),
+            Self::Unknown { at_most } => (at_most, false),
+        }
+    }
 }
 
 /// Reads the usage of one answer.
@@ -105,6 +129,12 @@ impl Meter {
             counts: Counts::default(),
             bytes: 0,
         }
+    }
+
+    /// What a header of the answer says: Bedrock's `X-Amzn-Bedrock-Input-Token-Count` and
+    /// `…-Output-Token-Count`.
+    pub fn count_header(&mut self, input: Option<u64>, output: Option<u64>) {
+        self.counts.count_header(input, output);
     }
 
     /// The next bytes of the body.
@@ -131,6 +161,9 @@ impl Meter {
         if whole && self.json.is_between_values() && self.counts.is_final(self.framing != Framing::Json) {
             return Usage::Known(tokens);
         }
-        Usage::Unknown { at_most: Tokens { output: tokens.output.max(self.bytes), ..tokens } }
+        // Chunks of chat completions say in which texts their tokens are.
+        let shown = self.counts.shown_in_chunks().filter(|_| self.framing == Framing::Events);
+        let shown = shown.map_or(self.bytes, |shown| shown.saturating_add(self.json.unreported()));
+        Usage::Unknown { at_most: Tokens { output: tokens.output.max(shown), ..tokens } }
     }
 }

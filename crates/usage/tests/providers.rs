@@ -429,10 +429,7 @@ fn an_answer_without_usage_is_unknown_and_bounded_by_its_bytes() {
     for (framing, body) in [
         (Framing::Json, r#"{"object":"list","data":[{"id":"gpt-4o"}]}"#),
         (Framing::Json, r#"{"choices":[{"message":{"content":"{\"usage\":{\"completion_tokens\":1}}"}}]}"#),
-        (
-            Framing::Events,
-            "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
-        ),
+        (Framing::Events, "data: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"x\"}}\n\n"),
         (Framing::AmazonEventStream, "not a frame at all"),
     ] {
         let mut meter = Meter::new(framing);
@@ -440,6 +437,28 @@ fn an_answer_without_usage_is_unknown_and_bounded_by_its_bytes() {
         let at_most = Tokens { output: body.len() as u64, ..Tokens::default() };
         assert_eq!(meter.usage(true), Usage::Unknown { at_most });
     }
+}
+
+#[test]
+fn chunks_without_usage_are_bounded_by_their_texts() {
+    let chunk = |content: &str| {
+        format!(
+            "data: {{\"id\":\"chatcmpl-1\",\"model\":\"gpt-4o\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{content}\"}},\"finish_reason\":null}}]}}\n\n"
+        )
+    };
+    let stop = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let bound = |body: &str| {
+        let mut meter = Meter::new(Framing::Events);
+        meter.read(body.as_bytes());
+        let Usage::Unknown { at_most } = meter.usage(true) else { panic!("{body}") };
+        at_most.output
+    };
+    let whole = [chunk("Hello").as_str(), &chunk(" you"), stop].concat();
+    assert_eq!(bound(&whole), 3 + 5 + 4, "one a chunk, and one a byte");
+    let cut = &whole[..whole.find("lo\"").unwrap()];
+    assert_eq!(bound(cut), 1 + 3, "a text that broke off");
+    let other = [chunk("Hello").as_str(), "data: {\"error\":{\"message\":\"x\"}}\n\n"].concat();
+    assert_eq!(bound(&other), other.len() as u64, "something else: all bytes count");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     audit::Record, forward::Answered, header_filter, in_flight::InFlight, range, refusal::Refusal, rewrite, scrub,
+    usage::UsageMeter,
 };
 use crate::{
     http::{
@@ -66,6 +67,8 @@ type AnswerBody = rewrite::Body<range::Body<scrub::Searched<Answer>>>;
 
 struct RelayedBody {
     body: AnswerBody,
+    /// Of a service with `usage`.
+    meter: Option<Box<UsageMeter>>,
     cut: Cut,
     expires: Option<Instant>,
     idle: Duration,
@@ -99,7 +102,8 @@ pub(crate) fn call(
         fields::close_after(response.headers_mut()); // the agent may believe that its connection is another protocol's by now
     }
     let held = (in_flight, upload);
-    Ok(response.map(|body| OutgoingBody::relayed(body, cut, expires, idle, held)))
+    let meter = record.asked_model().and_then(|call| UsageMeter::of(call, &response, record.counters()));
+    Ok(response.map(|body| OutgoingBody::relayed((body, meter), cut, expires, idle, held)))
 }
 
 impl OutgoingBody {
@@ -120,7 +124,7 @@ impl OutgoingBody {
     }
 
     fn relayed(
-        body: AnswerBody,
+        (body, meter): (AnswerBody, Option<Box<UsageMeter>>),
         cut: Cut,
         expires: Option<Instant>,
         idle: Duration,
@@ -128,6 +132,7 @@ impl OutgoingBody {
     ) -> Self {
         Self(Kind::RelayedBody(Box::new(RelayedBody {
             body,
+            meter,
             cut,
             expires,
             idle,
@@ -141,6 +146,17 @@ impl OutgoingBody {
 impl RelayedBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let polled = self.poll_frame(cx);
+        if let (Some(meter), Poll::Ready(frame)) = (&mut self.meter, &polled) {
+            match frame {
+                Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|data| meter.read(data)),
+                Some(Err(_)) => meter.end(false),
+                None => meter.end(true),
+            }
+            // Nobody polls behind the last frame of a body whose length is known.
+            if self.body.is_end_stream() && !matches!(frame, Some(Err(_))) {
+                meter.end(true);
+            }
+        }
         if let Poll::Ready(Some(Err(error))) = &polled {
             match error {
                 RelayError::Upstream(error) => self.body.inner().inner().counters().upstream_failed(*error),

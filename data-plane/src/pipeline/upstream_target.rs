@@ -40,7 +40,7 @@ impl UpstreamTarget {
         Self { text, path, credential: 0, copied: None }
     }
 
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.text.get(..self.path).unwrap_or_default()
     }
 

@@ -49,6 +49,14 @@ pub(crate) struct Fields<'a> {
     pub(super) connect_us: u64,
     pub(super) first_byte_us: u64,
     pub(super) whole_us: u64,
+    pub(super) provider: &'a str,
+    pub(super) model: &'a str,
+    pub(super) input_tokens: u64,
+    pub(super) output_tokens: u64,
+    pub(super) cached_tokens: u64,
+    pub(super) cache_written_tokens: u64,
+    pub(super) reasoning_tokens: u64,
+    pub(super) is_usage_unknown: bool,
 }
 
 /// The texts of a field that may be there several times: nearly always one, which needs no memory.
@@ -113,6 +121,8 @@ impl<'a> Fields<'a> {
             field::UPSTREAM_ERROR => self.upstream_error = text(),
             field::CREDENTIAL => self.credential = text(),
             field::REASON => self.reason = text(),
+            field::PROVIDER => self.provider = text(),
+            field::MODEL => self.model = text(),
             field::POLICIES => self.policies.push(text()),
             field::AUDITED_POLICIES => self.audited.push(text()),
             _ => {}
@@ -145,6 +155,12 @@ impl<'a> Fields<'a> {
             field::QUEUE_US => self.queue_us = number,
             field::FIRST_BYTE_US => self.first_byte_us = number,
             field::WHOLE_US => self.whole_us = number,
+            field::INPUT_TOKENS => self.input_tokens = number,
+            field::OUTPUT_TOKENS => self.output_tokens = number,
+            field::CACHED_TOKENS => self.cached_tokens = number,
+            field::CACHE_WRITTEN_TOKENS => self.cache_written_tokens = number,
+            field::REASONING_TOKENS => self.reasoning_tokens = number,
+            field::USAGE_UNKNOWN => self.is_usage_unknown = number == 1,
             field::ATTEMPTS => self.attempts = number,
             field::AGENT_TRACE_TRUSTED => self.is_trusted = number == 1,
             field::TLS => self.is_tls = number == 1,

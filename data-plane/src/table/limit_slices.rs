@@ -16,7 +16,7 @@ use std::{
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use seks_lease::BootInstant;
-use seks_limits::{Grant, Limit, Quantity, Slice, Take};
+use seks_limits::{Grant, Limit, Quantity, Reserved, Slice, Take};
 use seks_policy::AppliedLimit;
 use seks_proto::wire;
 use seks_types::id::{AgentName, PolicyId, TenantName};
@@ -56,6 +56,7 @@ struct Question {
     key: Key,
     state: Arc<State>,
     asked: u64,
+    wanted: u64,
 }
 
 impl std::fmt::Debug for State {
@@ -71,6 +72,8 @@ pub enum OverLimit {
     Spent(Duration),
     /// So many requests are in flight at this node already.
     Concurrent,
+    /// It is a limit of money, and this node has no prices.
+    NoPrices,
     /// No replica has answered: this node is cut off, or its replica has no store.
     Unanswered,
 }
@@ -86,16 +89,43 @@ impl Drop for ConcurrentSlot {
 
 /// What a request has taken of a limit.
 pub enum Taken {
-    /// From the window's budget. It is not given back when the request ends.
+    /// From the window's budget. What counts requests is not given back when the request ends.
     Counted(Counted),
     /// A place among those in flight.
     Slot(ConcurrentSlot),
 }
 
-/// One request, counted.
+/// A request, counted: for one, or for what was reserved for its answer.
 pub struct Counted {
     state: Arc<State>,
-    amount: u64,
+    quantity: Quantity,
+    reserved: Reserved,
+    /// The node's clock.
+    started: BootInstant,
+}
+
+impl Counted {
+    /// What it counts.
+    #[must_use]
+    pub fn quantity(&self) -> Quantity {
+        self.quantity
+    }
+
+    /// How much was reserved.
+    #[must_use]
+    pub fn amount(&self) -> u64 {
+        self.reserved.amount
+    }
+
+    /// The answer has ended, and used so much.
+    pub fn settle(self, used: u64) {
+        self.state.slice.lock().settle(millis_since(self.started), self.reserved, used);
+    }
+}
+
+/// Milliseconds of a clock that is never set, from 1.
+fn millis_since(started: BootInstant) -> u64 {
+    u64::try_from(BootInstant::now().since(started).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 /// All limits that this node has seen requests for.
@@ -124,16 +154,16 @@ impl Default for LimitSlices {
 }
 
 impl LimitSlices {
-    /// Milliseconds of a clock that is never set, from 1.
     fn now(&self) -> u64 {
-        u64::try_from(BootInstant::now().since(self.started).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        millis_since(self.started)
     }
 
-    /// Counts one request of `token`'s agent for a limit.
+    /// Counts `amount` for a limit of `token`'s agent: 1 for a request, or what is reserved for
+    /// its answer. A limit of concurrent requests counts one place.
     ///
     /// # Errors
     /// [`OverLimit`]: nothing was taken.
-    pub async fn take(&self, token: &TokenEntry, applied: &AppliedLimit) -> Result<Taken, OverLimit> {
+    pub async fn take(&self, token: &TokenEntry, applied: &AppliedLimit, amount: u64) -> Result<Taken, OverLimit> {
         let key = Key {
             tenant: token.tenant().clone(),
             name: applied.id.clone(),
@@ -147,30 +177,32 @@ impl LimitSlices {
                 let entered = state.concurrent.fetch_update(Relaxed, Relaxed, free);
                 entered.map(|_| Taken::Slot(ConcurrentSlot(state))).map_err(|_| OverLimit::Concurrent)
             }
-            Quantity::Requests => {
+            Quantity::Requests | Quantity::Tokens | Quantity::Money => {
                 let patience = if applied.shadow { SHADOW_PATIENCE } else { PATIENCE };
-                let waiting = timeout(patience, self.take_counted(key, &state));
+                let waiting = timeout(patience, self.take_counted(key, &state, amount));
                 waiting.await.unwrap_or(Err(OverLimit::Unanswered)).map(Taken::Counted)
             }
         }
     }
 
-    async fn take_counted(&self, key: Key, state: &Arc<State>) -> Result<Counted, OverLimit> {
+    async fn take_counted(&self, key: Key, state: &Arc<State>, amount: u64) -> Result<Counted, OverLimit> {
         loop {
             let news = state.news.notified();
             let now = self.now();
-            let taken = state.slice.lock().take(now, 1);
-            let ask = match taken {
-                Take::Taken { ask } | Take::Wait { ask } => ask,
+            let taken = state.slice.lock().take(now, amount);
+            let (ask, reserved) = match taken {
+                Take::Taken { ask, reserved } => (ask, Some(reserved)),
+                Take::Wait { ask } => (ask, None),
                 Take::Spent { until } => {
                     return Err(OverLimit::Spent(Duration::from_millis(until.saturating_sub(now))));
                 }
             };
-            if ask {
-                self.ask(Question { key: key.clone(), state: state.clone(), asked: now });
+            if let Some(wanted) = ask {
+                self.ask(Question { key: key.clone(), state: state.clone(), asked: now, wanted });
             }
-            if matches!(taken, Take::Taken { .. }) {
-                return Ok(Counted { state: state.clone(), amount: 1 });
+            if let Some(reserved) = reserved {
+                let quantity = key.limit.quantity;
+                return Ok(Counted { state: state.clone(), quantity, reserved, started: self.started });
             }
             news.await;
         }
@@ -178,8 +210,8 @@ impl LimitSlices {
 
     /// What was taken for a request that is not sent goes back.
     pub fn give_back(&self, taken: Taken) {
-        if let Taken::Counted(Counted { state, amount }) = taken {
-            state.slice.lock().give_back(self.now(), amount);
+        if let Taken::Counted(Counted { state, reserved, .. }) = taken {
+            state.slice.lock().give_back(self.now(), reserved);
         }
     }
 
@@ -232,7 +264,13 @@ impl LimitSlices {
             asked.iter().position(is).map(|at| asked.swap_remove(at))
         };
         let Some(question) = question else { return };
-        let grant = Grant { amount: answer.amount, ends_in: answer.ends_in_ms, again_in: answer.again_in_ms };
+        let grant = Grant {
+            wanted: question.wanted,
+            amount: answer.amount,
+            window: answer.window,
+            ends_in: answer.ends_in_ms,
+            again_in: answer.again_in_ms,
+        };
         question.state.slice.lock().granted(self.now(), question.asked, grant);
         question.state.news.notify_waiters();
     }
@@ -264,7 +302,7 @@ impl Question {
             limit: name.to_string(),
             agent: agent.as_ref().map(ToString::to_string).unwrap_or_default(),
             text: limit.to_string(),
-            wanted: 1,
+            wanted: self.wanted,
             asked_ms: self.asked,
         }
     }

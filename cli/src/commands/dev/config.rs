@@ -25,6 +25,7 @@ pub(crate) struct DevConfig {
     forward_proxy: Option<node::ForwardProxyConfig>,
     upstream: node::UpstreamConfig,
     audit: node::AuditConfig,
+    usage: node::UsageConfig,
     telemetry: TelemetryConfig,
     /// The listeners of both planes, which neither dials.
     #[serde(skip)]
@@ -64,6 +65,7 @@ impl DevConfig {
             forward_proxy: self.forward_proxy.clone(),
             upstream: self.upstream.clone(),
             audit: self.audit,
+            usage: self.usage.clone(),
             telemetry: self.telemetry.clone(),
             ..Default::default()
         };
@@ -119,6 +121,7 @@ impl DevConfig {
             forward_proxy: self.forward_proxy,
             upstream: self.upstream,
             audit: self.audit,
+            usage: self.usage,
             telemetry: self.telemetry,
             own: self.own,
         }

@@ -50,6 +50,8 @@ pub(super) struct ServiceView {
     trust_trace_context: bool,
     #[serde(skip_serializing_if = "is_false")]
     tunnel_other_hosts: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    usage: String,
     #[serde(skip_serializing_if = "is_false")]
     rewrite_urls: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -112,6 +114,7 @@ impl From<wire::Service> for ServiceView {
             forward_trace_context: spec.forward_trace_context,
             trust_trace_context: spec.trust_trace_context,
             tunnel_other_hosts: spec.tunnel_other_hosts,
+            usage: spec.usage,
             rewrite_urls: spec.rewrite_urls,
             public: spec.public,
             keyless_urls: spec.keyless_urls,

@@ -1,10 +1,11 @@
 //! One request's record, from its head to its end.
 
 mod counts;
+mod usage;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, UNIX_EPOCH},
@@ -25,9 +26,15 @@ use crate::{
     code::Code,
     config::AuditMode,
     http::client::UpstreamError,
-    pipeline::{approval::PendingUse, caller::Caller, refusal::Refusal, route::Route},
+    pipeline::{
+        approval::PendingUse,
+        caller::Caller,
+        refusal::Refusal,
+        route::Route,
+        usage::{MeasuredUsage, ModelCall},
+    },
     spans::{self, Recorded},
-    table::{ConcurrentSlot, ServiceEntry},
+    table::{ConcurrentSlot, Counted, ServiceEntry},
     telemetry::{AgentMetrics, DROPPED_KINDS, Outcome, ServiceMetrics, Times, unix_now},
 };
 
@@ -41,6 +48,9 @@ pub(crate) struct Counters {
     trailers: AtomicU16,
     /// Why the upstream failed: one more than its number; 0: it didn't.
     upstream_error: AtomicU8,
+    /// What a model has used, of services with `usage`.
+    /// `Some(None)`: the answer is no model's.
+    usage: OnceLock<Option<Box<MeasuredUsage>>>,
 }
 
 impl Counters {
@@ -66,6 +76,11 @@ impl Counters {
 
     fn upstream_error(&self) -> Option<UpstreamError> {
         UpstreamError::by_number(self.upstream_error.load(Relaxed).checked_sub(1)?)
+    }
+
+    /// What a model has used, of services with `usage`. The first call counts.
+    pub(crate) fn used(&self, usage: Option<MeasuredUsage>) {
+        let _ = self.usage.set(usage.map(Box::new)); // Err: there is one already
     }
 
     /// Occurrences of a credential that were removed from the answer.
@@ -114,9 +129,13 @@ struct Open {
     used: Vec<PolicyId>,
     /// Places that it has among concurrent requests, until its answer has ended.
     slots: Vec<ConcurrentSlot>,
+    /// What is reserved of limits for the usage of its answer.
+    reserved: Vec<Counted>,
     reason: Option<Code>,
     status: Option<StatusCode>,
     completed: bool,
+    /// What is asked of a model, of services with `usage`.
+    model_call: Option<Box<ModelCall>>,
 }
 
 /// Room for the spans of an ordinary record.
@@ -164,9 +183,11 @@ impl Record {
             uses: Vec::new(),
             used: Vec::new(),
             slots: Vec::new(),
+            reserved: Vec::new(),
             reason: None,
             status: None,
             completed: false,
+            model_call: None,
         });
         Self { open }
     }
@@ -478,6 +499,8 @@ impl Open {
         let upstream = self.upstream_status.map(|_| self.upstream_took);
         self.service.took(Times { whole, upstream }, trace.as_ref().map(|(id, now)| (id, *now)));
         self.audit.metrics.ended(overhead);
+        self.count_usage();
+        self.settle();
         if let Some(spooled) = self.spooled.take() {
             let unspooled = spooled.close(|fields| self.close_fields(fields, whole, self.completed));
             if let Some(record) = unspooled {
@@ -517,6 +540,9 @@ impl Open {
             fields.number(field::FIRST_BYTE_US, micros(self.upstream_took));
         }
         fields.number(field::WHOLE_US, micros(whole));
+        if let Some((call, measured)) = self.measured() {
+            self.write_usage(fields, call, measured);
+        }
     }
 
     /// Without a collector the log is the audit trail.
