@@ -5,7 +5,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -13,11 +12,11 @@ use seks_proto::wire::{AuditRecord, SearchAuditRequest};
 use seks_usage::{MICROS_PER_USD, Prices, Tokens};
 use serde::Serialize;
 
-use super::{PAGE, ago, outcome, replicas::Replicas};
+use super::{PAGE, outcome, replicas::Replicas};
 use crate::{
-    duration::duration,
     error::{CliError, Result},
     global::Global,
+    moment::{Moment, moment, period},
     output::{View, rfc3339_micros},
 };
 
@@ -27,12 +26,12 @@ pub struct UsageArgs {
     /// What is told apart
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', default_value = "agent,service,model")]
     by: Vec<Dimension>,
-    /// How far back
-    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = duration)]
-    since: Duration,
-    /// How far back it ends [default: now]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    until: Option<Duration>,
+    /// From when on: so long ago, or a date or time in UTC
+    #[arg(long, value_name = "AGO|TIME", default_value = "30d", value_parser = moment)]
+    since: Moment,
+    /// Until when, in the same forms [default: now]
+    #[arg(long, value_name = "AGO|TIME", value_parser = moment)]
+    until: Option<Moment>,
     /// Of this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
@@ -169,9 +168,10 @@ impl Sums {
 /// # Errors
 /// See [`crate::error`].
 pub async fn run(global: &Global, args: UsageArgs) -> Result<ExitCode> {
+    let (since_us, until_us) = period(args.since, args.until)?;
     let request = SearchAuditRequest {
-        since_us: ago(args.since),
-        until_us: args.until.map_or(0, ago),
+        since_us,
+        until_us,
         page_size: PAGE,
         decision: "allow".into(),
         agent: args.agent.unwrap_or_default(),
