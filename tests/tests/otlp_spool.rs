@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    thread,
+    fs, thread,
 };
 
 use seks_tests::{
@@ -96,6 +96,38 @@ fn a_node_that_is_killed_while_the_collector_is_away_loses_nothing_that_was_answ
     let children = collector.spans().into_iter().filter(|span| span.name == "seks.upstream").map(|span| span.parent);
     let parents: BTreeSet<String> = spans.values().map(|spans| spans[0].id.clone()).collect();
     assert!(children.collect::<BTreeSet<_>>().is_subset(&parents), "the calls belong to the requests");
+}
+
+/// The node's resident memory, in KiB.
+fn resident_kib(sandbox: &mut Sandbox) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", sandbox.process().id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_collector_that_is_away_for_long_costs_no_memory_and_no_span() {
+    // SEKS_TEST_AWAY=36000 is an hour of 10 requests a second.
+    let count: usize = std::env::var("SEKS_TEST_AWAY").ok().and_then(|count| count.parse().ok()).unwrap_or(900);
+    let (collector, upstream) = (Collector::start(), Upstream::ok());
+    let options = Options { config: REQUIRED.into(), ..Options::planes("") }.collector(&collector);
+    let mut sandbox = Sandbox::with(options);
+    sandbox.service("openai", &upstream, KEY);
+    let token = sandbox.token("agent", &["openai"]).secret;
+    collector.set_mood(Mood::Away);
+    let mut ids = requests(&sandbox, &token, count / 3);
+    let before = resident_kib(&mut sandbox);
+    ids.extend(requests(&sandbox, &token, count / 3));
+    ids.extend(requests(&sandbox, &token, count / 3));
+    let grown = resident_kib(&mut sandbox).saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB more for {} requests", 2 * count / 3);
+    collector.set_mood(Mood::Well);
+    let spans = wait_for_all(&collector, &ids);
+    assert_eq!(spans.len(), ids.len(), "no other request has a span");
+    for spans in spans.values() {
+        assert!(spans.iter().all(|span| span.id == spans[0].id), "what is exported again has the same id");
+    }
+    assert_eq!(metric(&sandbox, "seks_audit_dropped_total "), 0);
 }
 
 #[test]

@@ -132,7 +132,7 @@ async fn follow(identity: Identity, replica: SocketAddr, applied: Arc<AtomicU64>
                         leased.store(grant.ttl_left_ms, Relaxed);
                         None
                     }
-                    FromReplica::Chunk(_) | FromReplica::LimitSlice(_) => None,
+                    FromReplica::Chunk(_) | FromReplica::LimitSlice(_) | FromReplica::ApprovalAnswer(_) => None,
                     FromReplica::Fence(_) | FromReplica::GoAway(_) => return,
                 };
                 if let Some(revision) = done {

@@ -53,6 +53,28 @@ async fn one_sync_serves_all_that_wait_and_the_record_is_on_the_disk_by_then() {
     assert_eq!((recorder.head().sequence, recorder.queued_bytes()), (200, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_disk_delays_only_who_waits_for_it() {
+    let (disk, key) = (SimulatedDisk::default(), AuditKeyPair::generate().unwrap());
+    disk.set_sync_takes(Duration::from_millis(200));
+    let recorder = start(&disk, &key, RecorderOptions::default());
+    // A sync is under way from here on.
+    let first = recorder.push_durable(b"intent").unwrap();
+    (0..5000).for_each(|n| recorder.push(format!("record {n}").as_bytes(), None));
+    let syncs = recorder.counts().syncs.load(Relaxed);
+    assert!(syncs <= 1, "5000 records that nobody waits for took {syncs} syncs");
+    let waiting: Vec<_> = (0..64).map(|_| recorder.push_durable(b"intent").unwrap()).collect();
+    first.wait().await.unwrap();
+    for durable in waiting {
+        durable.wait().await.unwrap();
+    }
+    let syncs = recorder.counts().syncs.load(Relaxed);
+    assert!(syncs <= 4, "64 that wait at the same time took {syncs} syncs");
+    recorder.close().await;
+    assert_eq!(recorder.counts().dropped.load(Relaxed), 0);
+    assert_eq!(read(&disk.after_power_cut(|_| 0), &key).len(), 5065);
+}
+
 #[tokio::test]
 async fn records_that_nobody_waits_for_are_written_in_groups_and_at_the_end() {
     let (disk, key) = (SimulatedDisk::default(), AuditKeyPair::generate().unwrap());
