@@ -25,8 +25,8 @@ pub struct Args {
     /// Measures SEKS with `[audit] mode = "required"` in the same rounds, too
     #[arg(long)]
     pub required: bool,
-    /// Where the contestants keep their files. A sync costs nothing in memory: name a directory of a
-    /// disk to measure audit modes [default: in memory]
+    /// Where the contestants keep their files. A sync costs nothing in memory: name a directory of
+    /// a disk to measure audit modes [default: in memory]
     #[arg(long)]
     pub directory: Option<PathBuf>,
     /// nginx; without it only the upstream itself is compared with

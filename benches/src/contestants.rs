@@ -198,8 +198,8 @@ fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
 }
 
 /// `seks dev`: control plane and node in one process, its one worker pinned; policy, audit spans to
-/// `collector`, scrubbing and metrics are all on. `config` is its configuration file. Gives back the
-/// tokens that it has issued.
+/// `collector`, scrubbing and metrics are all on. `config` is its configuration file. Gives back
+/// the tokens that it has issued.
 pub fn seks(
     name: &'static str,
     directory: &Path,

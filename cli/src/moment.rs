@@ -33,8 +33,8 @@ impl Moment {
     }
 }
 
-/// Parses `24h` as the time 24 hours ago, and `2026-11-30` or `2026-11-30T12:00:00Z` as that time in
-/// UTC.
+/// Parses `24h` as the time 24 hours ago, and `2026-11-30` or `2026-11-30T12:00:00Z` as that time
+/// in UTC.
 ///
 /// # Errors
 /// A text that says what is wrong.

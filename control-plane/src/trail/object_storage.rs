@@ -96,6 +96,8 @@ struct Inner {
     state: Mutex<State>,
     /// One file is copied at a time.
     fetching: Mutex<()>,
+    /// Held while files are removed from the directory.
+    evicting: Mutex<()>,
     pending: Notify,
 }
 
@@ -152,9 +154,10 @@ impl BucketDisk {
             }
             state.cached.insert(name, Cached { bytes, used: 0 });
         }
-        let (state, fetching, pending) = (Mutex::new(state), Mutex::new(()), Notify::new());
+        let (state, fetching, evicting) = (Mutex::new(state), Mutex::new(()), Mutex::new(()));
+        let pending = Notify::new();
         pending.notify_one();
-        Ok(Self(Arc::new(Inner { local, bucket, owner, bounds, state, fetching, pending })))
+        Ok(Self(Arc::new(Inner { local, bucket, owner, bounds, state, fetching, evicting, pending })))
     }
 
     /// Bytes of files that the bucket lacks.
@@ -193,34 +196,45 @@ impl State {
 
 impl Inner {
     /// Removes the files from the directory that were not read for the longest time, while there is
-    /// more than the cache may have. Their outlines stay.
+    /// more than the cache may have. Their outlines stay. Nothing waits for the disk meanwhile.
     fn evict(&self) {
-        let mut state = self.state.lock();
+        let Some(_turn) = self.evicting.try_lock() else { return };
+        for (name, bytes) in self.surplus() {
+            let outline = Outline::of_file(&self.local, &name, bytes);
+            let written = outline.and_then(|outline| outline.map_or(Ok(()), |outline| outline.write(&self.local, &name)));
+            match written.and_then(|()| self.local.remove(&name)) {
+                Ok(()) => drop(self.state.lock().cached.remove(&name)),
+                // Retention has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(file = name, %error, "a cached file of the audit trail cannot be removed");
+                }
+            }
+        }
+    }
+
+    /// Uploaded blocks that the cache has no room for, with their bytes.
+    fn surplus(&self) -> Vec<(String, u64)> {
+        let state = self.state.lock();
         let mut total: u64 = state.cached.values().map(|file| file.bytes).sum();
         if total <= self.bounds.cache_bytes {
-            return;
+            return Vec::new();
         }
         let is_uploaded = |name: &str, file: &Cached| {
             is_block(name) && state.remote.get(name) == Some(&file.bytes) && !state.changed.contains_key(name)
         };
         let uploaded = state.cached.iter().filter(|(name, file)| is_uploaded(name, file));
-        let mut oldest: Vec<(u64, String, u64)> =
-            uploaded.map(|(name, file)| (file.used, name.clone(), file.bytes)).collect();
+        let mut oldest: Vec<(u64, &String, u64)> = uploaded.map(|(name, file)| (file.used, name, file.bytes)).collect();
         oldest.sort();
+        let mut surplus = Vec::new();
         for (_, name, bytes) in oldest {
             if total <= self.bounds.cache_bytes {
-                return;
+                break;
             }
-            let outline = Outline::of_file(&self.local, &name, bytes);
-            let written =
-                outline.and_then(|outline| outline.map_or(Ok(()), |outline| outline.write(&self.local, &name)));
-            if let Err(error) = written.and_then(|()| self.local.remove(&name)) {
-                tracing::warn!(file = name, %error, "a cached file of the audit trail cannot be removed");
-                continue;
-            }
-            state.cached.remove(&name);
             total = total.saturating_sub(bytes);
+            surplus.push((name.clone(), bytes));
         }
+        surplus
     }
 
     /// Reads a part from the bucket.

@@ -13,6 +13,7 @@ use super::{
     block::{Block, BlockError},
     column::Column,
     rows::{Facts, FrameTable},
+    value_sets::ValueSets,
 };
 use crate::{
     chain::ChainId,
@@ -165,7 +166,7 @@ impl Trail {
                 let directory = &block.directory;
                 let is_in_time = directory.min_us < query.until_us && directory.max_us >= query.since_us;
                 let node = query.node.as_ref().is_none_or(|node| directory.parts.iter().any(|part| part.node == *node));
-                let values = query.tests.iter().all(|test| directory.values.may_match(test));
+                let values = query.tests.iter().all(|test| test.may_match_in(&directory.values));
                 is_in_time && node && values && query.may_have(block.number)
             })
             .map(|block| Part::Block(block.clone()))
@@ -376,6 +377,15 @@ impl Query {
 }
 
 impl Test {
+    /// Whether a block with these values may have a match. `false` is certain.
+    fn may_match_in(&self, values: &ValueSets) -> bool {
+        match self {
+            Self::Text(field, text) => values.may_have(*field, text.as_bytes()),
+            Self::Source(network) => values.may_have_source(network),
+            Self::Number(..) => true,
+        }
+    }
+
     /// The field, and whether it holds bytes.
     fn field(&self) -> (u32, bool) {
         match self {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
-use super::{column::Column, search::Test};
+use super::column::Column;
 use crate::{
     record::field,
     varint::{put, put_bytes, take, take_bytes},
@@ -70,18 +70,15 @@ impl ValueSets {
         }
     }
 
-    /// Whether the block may have a record that matches. `false` is certain.
-    pub(crate) fn may_match(&self, test: &Test) -> bool {
-        match test {
-            Test::Text(field, text) => self.may_have(*field, text.as_bytes()),
-            Test::Source(network) if network.prefix_len() == network.max_prefix_len() => {
-                forms(network).iter().any(|address| self.may_have(field::SOURCE, address))
-            }
-            Test::Source(_) | Test::Number(..) => true,
-        }
+    /// Whether a record of the block may come from this network. `false` is certain. Only a network
+    /// of one address is looked for.
+    pub(crate) fn may_have_source(&self, network: &IpNet) -> bool {
+        let is_one = network.prefix_len() == network.max_prefix_len();
+        !is_one || forms(network).iter().any(|address| self.may_have(field::SOURCE, address))
     }
 
-    fn may_have(&self, field: u32, value: &[u8]) -> bool {
+    /// Whether a record of the block may have this value in this field. `false` is certain.
+    pub(crate) fn may_have(&self, field: u32, value: &[u8]) -> bool {
         let Some((_, set)) = self.0.iter().find(|(of, _)| *of == field) else { return true };
         let digest = digest(value);
         match set {
@@ -166,7 +163,7 @@ mod tests {
     }
 
     fn has(sets: &ValueSets, n: usize) -> bool {
-        sets.may_match(&Test::Text(field::AGENT, format!("agent-{n}")))
+        sets.may_have(field::AGENT, format!("agent-{n}").as_bytes())
     }
 
     #[test]
@@ -201,7 +198,7 @@ mod tests {
             ("10.0.0.0/8", true),
             ("192.0.2.0/24", true), // a network is looked for in the block
         ] {
-            assert_eq!(sets.may_match(&Test::Source(network.parse().unwrap())), may, "{network}");
+            assert_eq!(sets.may_have_source(&network.parse().unwrap()), may, "{network}");
         }
     }
 }
