@@ -1,6 +1,7 @@
 //! Nodes that lie about approvals, and those who race for them.
 
 use seks_policy::sha256_of;
+use seks_types::id::PolicyId;
 
 use super::*;
 use crate::registry::{ApprovalState, Approve, Asked, RefusedRequest};

@@ -248,6 +248,7 @@ async fn policies_that_another_operator_commits_between_two_reads_are_no_tamperi
         id: id.into(),
         text: format!("@id(\"{id}\")\npermit (principal, action, resource);"),
         updated_at: 1,
+        ..Policy::default()
     };
     let default = f.registry.policies(&f.tenant).await.unwrap();
     let commits = |ids: &[&str]| {
