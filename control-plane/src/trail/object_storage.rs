@@ -201,7 +201,8 @@ impl Inner {
         let Some(_turn) = self.evicting.try_lock() else { return };
         for (name, bytes) in self.surplus() {
             let outline = Outline::of_file(&self.local, &name, bytes);
-            let written = outline.and_then(|outline| outline.map_or(Ok(()), |outline| outline.write(&self.local, &name)));
+            let written =
+                outline.and_then(|outline| outline.map_or(Ok(()), |outline| outline.write(&self.local, &name)));
             match written.and_then(|()| self.local.remove(&name)) {
                 Ok(()) => drop(self.state.lock().cached.remove(&name)),
                 // Retention has removed it.
