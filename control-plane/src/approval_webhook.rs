@@ -205,6 +205,8 @@ impl ApprovalWebhook {
                 "method": approval.method,
                 "path": approval.path,
                 "query_names": approval.query_names,
+                "mcp_method": approval.mcp_method,
+                "mcp_name": approval.mcp_name,
                 "policy": approval.policy,
                 "scope": approval.scope,
                 "token": approval.token,

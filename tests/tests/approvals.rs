@@ -184,13 +184,13 @@ fn an_approval_is_for_one_agent_method_path_and_query() {
     world.cli().json(&["audit", "admin", "--since", "1h"]);
     let emitted = world.sandbox.everything_emitted();
     assert!(!emitted.contains("424242171717"), "a value of the query was shown");
-    assert!(!world.cli().everything_printed().contains("query_sha256"));
+    assert!(!world.cli().everything_printed().contains("request_sha256"));
 }
 
 #[test]
-fn any_query_is_approved_only_where_the_operator_says_so() {
+fn any_values_is_approved_only_where_the_operator_says_so() {
     let world = world();
-    world.approved(&format!("{PATH}?page=1"), &["--any-query"]);
+    world.approved(&format!("{PATH}?page=1"), &["--any-values"]);
     assert_eq!(world.post(&format!("{PATH}?page=2")).status, 200);
     assert_eq!(world.post(PATH).status, 200);
     assert_eq!(world.post(&format!("{PATH}/x")).status, 403);

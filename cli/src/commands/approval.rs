@@ -48,8 +48,9 @@ Examples:
   seks approval approve apr-x1y2z3x1y2z3x1y2 --for 30m
   seks approval approve apr-x1y2z3x1y2z3x1y2 --for 1h --limit 1 --reason 'ticket 4711'
 
-The agent may then send this request: the same service, method, path and query. Its body may be another one. It needs the
-permission of the other policies as always. --limit counts over all nodes; a use is taken before the request is sent.")]
+The agent may then send this request: the same service, method, path and query. Of its body,
+the fields that policies use are the same, and the rest may be another. It needs the permission of the other policies as
+always. --limit counts over all nodes; a use is taken before the request is sent.")]
     Approve(ApproveArgs),
     /// Deny a request; the same request is not put before operators again for the given time
     #[command(after_help = "Example:\n  seks approval deny apr-x1y2z3x1y2z3x1y2 --reason 'not on a Friday'")]
@@ -113,9 +114,9 @@ pub struct ApproveArgs {
     /// Why, for the record; at most 500 bytes
     #[arg(long, default_value = "")]
     reason: String,
-    /// Approve every query, and not only that of the request
+    /// Approve every query and every body, and not only those of the request
     #[arg(long)]
-    any_query: bool,
+    any_values: bool,
     /// Waiting for enforcement.
     #[command(flatten)]
     wait_args: WaitArgs,
@@ -131,6 +132,8 @@ struct ApprovalView {
     method: String,
     path: String,
     query_names: Vec<String>,
+    mcp_method: String,
+    mcp_name: String,
     policy: String,
     scope: String,
     token: String,
@@ -144,6 +147,8 @@ struct ApprovalView {
     /// 0: any number of uses, which are not counted.
     limit: u32,
     used: u32,
+    /// Approved for every query and every body.
+    any_values: bool,
 }
 
 impl From<wire::Approval> for ApprovalView {
@@ -165,6 +170,8 @@ impl From<wire::Approval> for ApprovalView {
             method: approval.method,
             path: approval.path,
             query_names: approval.query_names,
+            mcp_method: approval.mcp_method,
+            mcp_name: approval.mcp_name,
             policy: approval.policy,
             scope: approval.scope,
             token: approval.token,
@@ -177,6 +184,7 @@ impl From<wire::Approval> for ApprovalView {
             reason: approval.reason,
             limit: approval.limit,
             used: approval.used,
+            any_values: approval.any_values,
         }
     }
 }
@@ -186,7 +194,8 @@ impl ApprovalView {
     fn request(&self) -> String {
         let names: Vec<String> = self.query_names.iter().map(|name| format!("{name}=…")).collect();
         let query = if names.is_empty() { String::new() } else { format!("?{}", names.join("&")) };
-        format!("{} {}{query}", self.method, self.path)
+        let request = format!("{} {}{query} {} {}", self.method, self.path, self.mcp_method, self.mcp_name);
+        request.trim_end().to_owned()
     }
 
     fn uses(&self) -> String {
@@ -285,7 +294,7 @@ async fn approve(global: &Global, args: ApproveArgs) -> Result<()> {
         for_seconds: args.duration.as_secs(),
         limit: args.limit.unwrap_or_default(),
         reason: args.reason,
-        any_query: args.any_query,
+        any_values: args.any_values,
         wait: Some(client.wait(args.wait_args.no_wait)),
     };
     let response = client.change(&what, client.rpc().grant_approval(request)).await?;

@@ -23,7 +23,7 @@ pub(super) async fn grant(admin: &Admin, caller: &Caller, message: GrantApproval
         by: operator(caller)?,
         seconds: message.for_seconds,
         limit: message.limit,
-        any_query: message.any_query,
+        any_values: message.any_values,
         reason: message.reason,
     };
     let run = admin.policy_run(caller, &tenant);

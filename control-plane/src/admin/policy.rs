@@ -28,13 +28,13 @@ pub(super) async fn apply(
     let mut warnings = unknown_entities(admin.registry(), &tenant, &text).await.unwrap_or_default();
     let declared = admin.registry().declarations(&tenant).await.unwrap_or_default();
     warnings.extend(run.run(move || policy::warnings(&text, &declared)).await.unwrap_or_default());
-    let policies = policies.into_iter().map(without_query).collect();
+    let policies = policies.into_iter().map(without_digest).collect();
     Ok(ApplyPoliciesResponse { policies, enforcement, warnings: sorted(warnings) })
 }
 
 /// The digest of a short query tells the query.
-fn without_query(policy: Policy) -> Policy {
-    Policy { query_sha256: Vec::new(), ..policy }
+fn without_digest(policy: Policy) -> Policy {
+    Policy { request_sha256: Vec::new(), ..policy }
 }
 
 fn sorted(mut warnings: Vec<PolicyError>) -> Vec<String> {
@@ -68,13 +68,13 @@ fn listed(found: &[PolicyError]) -> Vec<String> {
 
 pub(super) async fn list(admin: &Admin, _: &Caller, message: ListRequest) -> Answer<ListPoliciesResponse> {
     let (policies, next_page_token) = super::page(admin, "policy", message).await?;
-    let policies = policies.into_iter().map(without_query).collect();
+    let policies = policies.into_iter().map(without_digest).collect();
     Ok(ListPoliciesResponse { policies, next_page_token })
 }
 
 pub(super) async fn get(admin: &Admin, _: &Caller, message: NameRequest) -> Answer<Policy> {
     let policy = admin.registry().policy(&name("tenant", &message.tenant)?, &name("name", &message.name)?).await?;
-    Ok(without_query(policy))
+    Ok(without_digest(policy))
 }
 
 pub(super) async fn delete(admin: &Admin, _: &Caller, message: DeleteRequest) -> Answer<ChangeResponse> {

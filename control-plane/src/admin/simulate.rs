@@ -116,10 +116,7 @@ impl Simulation {
             };
         }
         let traces = if explains { policies.explain(&agent, &record.attributes, &service, &call) } else { Vec::new() };
-        Ok(ExplainPoliciesResponse {
-            decision: Some(answer(&slice.decide(&call), call.query, target.path())),
-            policies: listed(traces),
-        })
+        Ok(ExplainPoliciesResponse { decision: Some(answer(&slice.decide(&call), &call)), policies: listed(traces) })
     }
 }
 
@@ -146,8 +143,8 @@ fn facts(
 }
 
 /// How often a grant was used is not looked at.
-fn answer(decision: &Decision, query: &str, path: &str) -> SimulateResponse {
-    let approvals = decision.approvals.as_ref().filter(|approvals| !approvals.are_granted(query, unix_now()));
+fn answer(decision: &Decision, call: &Call<'_>) -> SimulateResponse {
+    let approvals = decision.approvals.as_ref().filter(|approvals| !approvals.are_granted(call, unix_now()));
     let needs_approval = approvals.filter(|_| decision.allowed);
     let reason = match (needs_approval, decision.allowed) {
         (Some(_), _) => "approval_required",
@@ -162,7 +159,7 @@ fn answer(decision: &Decision, query: &str, path: &str) -> SimulateResponse {
         allowed: decision.allowed && needs_approval.is_none(),
         reason: reason.into(),
         policy_ids: ids,
-        upstream_path: path.into(),
+        upstream_path: call.path.into(),
         errors: decision.error.iter().map(ToString::to_string).collect(),
     }
 }

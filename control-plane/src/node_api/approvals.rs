@@ -31,12 +31,19 @@ impl ApprovalQuestion {
                 method: refused.method,
                 path: refused.path,
                 query_names: refused.query_names,
-                query_sha256: refused.query_sha256,
+                request_sha256: refused.request_sha256,
                 policy: refused.policy.parse().ok()?,
                 policy_sha256: refused.policy_sha256,
+                mcp_method: refused.mcp_method,
+                mcp_name: refused.mcp_name,
             })),
         };
         Some(Self { tenant, agent, number: wire.number, about })
+    }
+
+    /// Whether it takes a use.
+    pub(crate) fn is_use(&self) -> bool {
+        matches!(self.about, About::Use(_))
     }
 
     /// The answer for `node`.

@@ -121,8 +121,8 @@ pub(crate) struct Limits {
     handshakes: HandshakeLimiter,
     /// Questions about limits, by node.
     limit_questions: RateLimits<NodeId>,
-    /// Questions about approvals, by node.
-    approval_questions: RateLimits<NodeId>,
+    /// Questions about approvals, by node, and apart from them uses.
+    approval_questions: RateLimits<(NodeId, bool)>,
     /// Streams that begin, by whose they are.
     stream_starts: RateLimits<Identity>,
     /// Reports of refused credentials, by node.

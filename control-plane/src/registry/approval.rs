@@ -44,12 +44,16 @@ pub struct RefusedRequest {
     pub path: String,
     /// Names of the query's parameters.
     pub query_names: Vec<String>,
-    /// SHA-256 of the query.
-    pub query_sha256: Vec<u8>,
+    /// SHA-256 of its query, and of the body's fields that policies use.
+    pub request_sha256: Vec<u8>,
     /// The policy that asks for approval.
     pub policy: PolicyId,
     /// SHA-256 of its text.
     pub policy_sha256: Vec<u8>,
+    /// The method of an MCP message, where a policy asks for it. `""`: none.
+    pub mcp_method: String,
+    /// The name of its tool, prompt or resource. `""`: none.
+    pub mcp_name: String,
 }
 
 /// What a node is told of a refused request.
@@ -72,8 +76,8 @@ pub struct Approve {
     pub seconds: u64,
     /// Most uses. 0: any number.
     pub limit: u32,
-    /// For every query, and not only for that of the request.
-    pub any_query: bool,
+    /// For every query and every body, and not only for those of the request.
+    pub any_values: bool,
     /// The operator's words.
     pub reason: String,
 }
@@ -177,10 +181,12 @@ impl Registry {
             method: request.method.clone(),
             path: request.path.clone(),
             query_names: request.query_names.clone(),
-            query_sha256: request.query_sha256.clone(),
+            request_sha256: request.request_sha256.clone(),
             policy: request.policy.to_string(),
             policy_sha256: request.policy_sha256.clone(),
             scope: found.scope,
+            mcp_method: request.mcp_method.clone(),
+            mcp_name: request.mcp_name.clone(),
             token: request.token.clone(),
             issued_by: found.token.value.issued_by.clone(),
             node: node.to_string(),
@@ -311,9 +317,11 @@ fn is_presentable(request: &RefusedRequest) -> bool {
         && is_plain(&request.method, 64)
         && is_plain(&request.service, 63)
         && is_plain(&request.token, 128)
+        && is_plain(&request.mcp_method, 64)
+        && is_plain(&request.mcp_name, limits::APPROVAL_MCP_NAME_BYTES)
         && names.len() <= limits::APPROVAL_QUERY_NAMES
         && names.iter().all(|name| is_plain(name, 64))
-        && request.query_sha256.len() == 32
+        && request.request_sha256.len() == 32
 }
 
 /// Whether an approval is about this request, and still answers it.
@@ -330,7 +338,9 @@ fn is_same(known: &Approval, request: &RefusedRequest, agent: &Agent, now: i64) 
         && known.service == request.service
         && known.method == request.method
         && known.path == request.path
-        && known.query_sha256 == request.query_sha256
+        && known.request_sha256 == request.request_sha256
+        && known.mcp_method == request.mcp_method
+        && known.mcp_name == request.mcp_name
         && known.policy == request.policy.as_str()
         && known.policy_sha256 == request.policy_sha256
 }
@@ -350,5 +360,5 @@ fn state_at(approval: &Approval, now: i64) -> ApprovalState {
 /// As operators see it: with its state now, and without digests.
 fn shown(approval: Approval) -> Approval {
     let state = state_at(&approval, now()).into();
-    Approval { state, query_sha256: Vec::new(), policy_sha256: Vec::new(), ..approval }
+    Approval { state, request_sha256: Vec::new(), policy_sha256: Vec::new(), ..approval }
 }

@@ -28,6 +28,8 @@ pub const ENDED_APPROVAL_SECONDS: i64 = 24 * 60 * 60;
 pub const APPROVAL_PATH_BYTES: usize = 1024;
 /// Parameters of a query that can be approved.
 pub const APPROVAL_QUERY_NAMES: usize = 32;
+/// Bytes of the name of an MCP tool, prompt or resource that can be approved.
+pub const APPROVAL_MCP_NAME_BYTES: usize = 256;
 /// Bytes of an operator's reason.
 pub const APPROVAL_REASON_BYTES: usize = 500;
 /// Networks that one token may be bound to.

@@ -9,7 +9,10 @@ use cedar_policy::{Effect, Policy};
 use seks_types::id::PolicyId;
 use sha2::{Digest as _, Sha256};
 
-use super::parse::{end_of_line, end_of_string};
+use super::{
+    Body, Call,
+    parse::{end_of_line, end_of_string},
+};
 
 /// The annotation that makes a `forbid` ask for approval. Its value is a label for operators. A
 /// node or replica that doesn't know it refuses the policies, and permits nothing.
@@ -47,18 +50,18 @@ pub struct ApprovalGrant {
     pub expires_at: i64,
     /// It may be used a limited number of times. The control plane counts them.
     pub is_counted: bool,
-    /// SHA-256 of the query that it is for. `None`: any query.
-    pub query_sha256: Option<[u8; 32]>,
+    /// [`request_digest`] of the requests that it is for. `None`: of any.
+    pub request_sha256: Option<[u8; 32]>,
 }
 
 impl ApprovalGrant {
-    /// Whether it lifts `required` for a request with `query` at `now`, in Unix seconds.
+    /// Whether it lifts `required` for a request at `now`, in Unix seconds.
     #[must_use]
-    pub fn lifts(&self, required: &RequiredApproval, query: &str, now: i64) -> bool {
+    pub fn lifts(&self, required: &RequiredApproval, call: &Call<'_>, now: i64) -> bool {
         self.lifts == required.policy
             && self.sha256 == required.sha256
             && now < self.expires_at
-            && self.query_sha256.is_none_or(|sha256| sha256 == sha256_of(query))
+            && self.request_sha256.is_none_or(|sha256| sha256 == request_digest(call))
     }
 }
 
@@ -74,8 +77,8 @@ pub struct Approvals {
 impl Approvals {
     /// The grants that lift `required`; without a count first.
     #[must_use]
-    pub fn grants_for(&self, required: &RequiredApproval, query: &str, now: i64) -> Vec<Arc<ApprovalGrant>> {
-        let lifting = self.grants.iter().filter(|grant| grant.lifts(required, query, now));
+    pub fn grants_for(&self, required: &RequiredApproval, call: &Call<'_>, now: i64) -> Vec<Arc<ApprovalGrant>> {
+        let lifting = self.grants.iter().filter(|grant| grant.lifts(required, call, now));
         let mut lifting: Vec<_> = lifting.cloned().collect();
         lifting.sort_by_key(|grant| grant.is_counted);
         lifting
@@ -83,12 +86,39 @@ impl Approvals {
 
     /// Whether each required approval was given. Uses are not looked at.
     #[must_use]
-    pub fn are_granted(&self, query: &str, now: i64) -> bool {
-        self.required.iter().all(|required| self.grants.iter().any(|grant| grant.lifts(required, query, now)))
+    pub fn are_granted(&self, call: &Call<'_>, now: i64) -> bool {
+        self.required.iter().all(|required| self.grants.iter().any(|grant| grant.lifts(required, call, now)))
     }
 }
 
-/// The digest that a grant has of a query, or of a policy's text.
+/// What an approval is bound to beside the path, and what nobody sees: SHA-256 of the query, and of
+/// the body's fields where the body was inspected, because a policy uses it.
+#[must_use]
+pub fn request_digest(call: &Call<'_>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |name: &str, value: &str| {
+        for text in [name, value] {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        }
+    };
+    add("query", call.query);
+    if let Body::Inspected(facts) = call.body {
+        // The names of declared fields cannot hold `/`.
+        let mut fixed = |name: &str, value: Option<String>| value.into_iter().for_each(|value| add(name, &value));
+        fixed("/model", facts.model.clone());
+        fixed("/stream", facts.stream.map(|stream| stream.to_string()));
+        fixed("/max_tokens", facts.max_tokens.map(|most| most.to_string()));
+        fixed("/mcp/method", facts.mcp.as_ref().map(|mcp| mcp.method.clone()));
+        fixed("/mcp/name", facts.mcp.as_ref().and_then(|mcp| mcp.name.clone()));
+        for (path, value) in facts.fields.iter() {
+            add(path, &value.to_string());
+        }
+    }
+    hash.finalize().into()
+}
+
+/// The digest that a grant has of a policy's text.
 #[must_use]
 pub fn sha256_of(text: &str) -> [u8; 32] {
     sha256_of_bytes(text.as_bytes())
@@ -143,6 +173,8 @@ pub struct GrantText<'a> {
     pub service: &'a str,
     /// The path, exactly.
     pub path: &'a str,
+    /// The method of an MCP message, and the name of what it is about. `""`: it is none.
+    pub mcp: (&'a str, &'a str),
     /// The token that it is for. `""`: every token of the agent.
     pub token: &'a str,
 }
@@ -150,14 +182,33 @@ pub struct GrantText<'a> {
 /// The Cedar text of a grant.
 #[must_use]
 pub fn grant_text(grant: &GrantText<'_>) -> String {
-    let GrantText { id, lifts, sha256, expires_at, uses, agent, method, service, path, token } = grant;
+    let GrantText {
+        id,
+        lifts,
+        sha256,
+        expires_at,
+        uses,
+        agent,
+        method,
+        service,
+        path,
+        mcp: (mcp_method, mcp_name),
+        token,
+    } = grant;
     let sha256 = data_encoding::HEXLOWER.encode(*sha256);
     let uses = if *uses == 0 { String::new() } else { format!("@{USES}(\"{uses}\")\n") };
     let token = if token.is_empty() { String::new() } else { format!(" && context.token.id == {token:?}") };
+    let mcp = match (*mcp_method, *mcp_name) {
+        ("", _) => String::new(),
+        (method, "") => format!(" && context has mcp && context.mcp.method == {method:?}"),
+        (method, name) => format!(
+            " && context has mcp && context.mcp.method == {method:?} && context.mcp has name && context.mcp.name == {name:?}"
+        ),
+    };
     format!(
         "@id(\"{id}\")\n@{GRANT}(\"{lifts}\")\n@{GRANT_SHA256}(\"{sha256}\")\n@{UNTIL}(\"{expires_at}\")\n{uses}\
          permit (principal == Seks::Agent::{agent:?}, action == Seks::Action::{method:?}, resource == Seks::Service::{service:?})\n\
-         when {{ context.path == {path:?}{token} }};"
+         when {{ context.path == {path:?}{token}{mcp} }};"
     )
 }
 
@@ -205,6 +256,6 @@ fn grant_of(policy: &Policy, id: &PolicyId, lifts: &str) -> Option<ApprovalGrant
         sha256: sha256.try_into().ok()?,
         expires_at: policy.annotation(UNTIL)?.parse().ok()?,
         is_counted: uses.is_some(),
-        query_sha256: None,
+        request_sha256: None,
     })
 }

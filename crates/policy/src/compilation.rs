@@ -46,7 +46,7 @@ impl Compilation {
     /// The first invalid policy. A tenant's policies are accepted together or not at all.
     pub fn compile_next(&mut self) -> Result<Option<Policies>, PolicyError> {
         let Some(policy) = self.left.next() else { return Ok(Some(self.take_policies())) };
-        let is_same = |known: &&Arc<CheckedPolicy>| known.text == policy.text && known.is_for_query(&policy);
+        let is_same = |known: &&Arc<CheckedPolicy>| known.text == policy.text && known.is_bound_as(&policy);
         let one = match self.known.get(policy.id.as_str()).filter(is_same) {
             Some(known) => Arc::clone(known),
             None => Arc::new(compile_policy(&policy)?),
@@ -86,7 +86,7 @@ impl Policies {
     pub fn have_same_text(&self, policies: &[wire::Policy]) -> bool {
         let own = self.checked();
         let is_same = |(a, b): (&Arc<CheckedPolicy>, &wire::Policy)| {
-            a.id.as_str() == b.id && a.text == b.text && a.is_for_query(b)
+            a.id.as_str() == b.id && a.text == b.text && a.is_bound_as(b)
         };
         own.len() == policies.len() && own.iter().zip(policies).all(is_same)
     }
@@ -99,7 +99,7 @@ fn compile_policy(policy: &wire::Policy) -> Result<CheckedPolicy, PolicyError> {
         .map_err(|e| e.into_iter().next().map_or_else(|| wrong("not acceptable"), |e| wrong(&e.reason)))?;
     match (checked.pop(), checked.is_empty()) {
         (Some(mut one), true) if one.id.as_str() == policy.id => {
-            one.bind_to_query(policy).map_err(wrong)?;
+            one.bind_to_request(policy).map_err(wrong)?;
             Ok(one)
         }
         _ => Err(not_a_single_policy(policy)),
@@ -107,26 +107,26 @@ fn compile_policy(policy: &wire::Policy) -> Result<CheckedPolicy, PolicyError> {
 }
 
 impl CheckedPolicy {
-    /// The query of a grant is beside its text, because operators see the text.
-    fn bind_to_query(&mut self, record: &wire::Policy) -> Result<(), &'static str> {
-        let query = match record.query_sha256.as_slice() {
+    /// The digest of a grant's request is beside its text, because operators see the text.
+    fn bind_to_request(&mut self, record: &wire::Policy) -> Result<(), &'static str> {
+        let digest = match record.request_sha256.as_slice() {
             [] => None,
-            sha256 => Some(sha256.try_into().map_err(|_| "its query's digest is not one")?),
+            sha256 => Some(sha256.try_into().map_err(|_| "its request's digest is not one")?),
         };
-        match (&mut self.approval, query) {
-            (Some(ApprovalRole::Grants(grant)), query) => grant.query_sha256 = query,
+        match (&mut self.approval, digest) {
+            (Some(ApprovalRole::Grants(grant)), digest) => grant.request_sha256 = digest,
             (_, None) => {}
-            (_, Some(_)) => return Err("a query's digest belongs to a grant"),
+            (_, Some(_)) => return Err("a request's digest belongs to a grant"),
         }
         Ok(())
     }
 
-    fn is_for_query(&self, record: &wire::Policy) -> bool {
+    fn is_bound_as(&self, record: &wire::Policy) -> bool {
         match &self.approval {
             Some(ApprovalRole::Grants(grant)) => {
-                grant.query_sha256.as_ref().map_or(&[][..], |sha256| sha256) == record.query_sha256
+                grant.request_sha256.as_ref().map_or(&[][..], |sha256| sha256) == record.request_sha256
             }
-            _ => record.query_sha256.is_empty(),
+            _ => record.request_sha256.is_empty(),
         }
     }
 }

@@ -43,7 +43,8 @@ pub use seks_service::methods::MethodGroup;
 
 pub use self::{
     approval::{
-        ApprovalGrant, Approvals, GrantText, RequiredApproval, approval_scope, grant_text, sha256_of, sha256_of_bytes,
+        ApprovalGrant, Approvals, GrantText, RequiredApproval, approval_scope, grant_text, request_digest, sha256_of,
+        sha256_of_bytes,
     },
     budget::BUDGET,
     compilation::Compilation,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::StatusCode;
-use seks_policy::{ApprovalGrant, Approvals, Call, RequiredApproval, sha256_of};
+use seks_policy::{ApprovalGrant, Approvals, Body, Call, RequiredApproval, request_digest};
 use seks_service::request;
 use seks_types::id::PolicyId;
 
@@ -61,7 +61,7 @@ pub(super) fn check(
     record: &mut Record,
 ) -> Result<(), Refusal> {
     for required in &approvals.required {
-        let grants = approvals.grants_for(required, call.query, now);
+        let grants = approvals.grants_for(required, call, now);
         let Some(first) = grants.first() else {
             return Err(refusal(Arc::new(needed(required, call, token, service))));
         };
@@ -85,14 +85,21 @@ fn needed(
     let mut query_names: Vec<String> = names.map(std::borrow::Cow::into_owned).collect();
     query_names.sort_unstable();
     query_names.dedup();
+    let mcp = match call.body {
+        Body::Inspected(facts) => facts.mcp.clone(),
+        _ => None,
+    };
+    let (mcp_method, mcp_name) = mcp.map_or_else(Default::default, |mcp| (mcp.method, mcp.name.unwrap_or_default()));
     let refused = RefusedRequest {
         service: service.name.clone(),
         method: call.method.to_string(),
         path: call.path.to_owned(),
         query_names,
-        query_sha256: sha256_of(call.query),
+        request_sha256: request_digest(call),
         policy: required.policy.clone(),
         policy_sha256: required.sha256,
+        mcp_method,
+        mcp_name,
     };
     NeededApproval { token: Arc::clone(token), refused }
 }

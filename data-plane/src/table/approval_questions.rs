@@ -44,12 +44,16 @@ pub struct RefusedRequest {
     pub path: String,
     /// Names of the query's parameters.
     pub query_names: Vec<String>,
-    /// SHA-256 of the query.
-    pub query_sha256: [u8; 32],
+    /// [`seks_policy::request_digest`].
+    pub request_sha256: [u8; 32],
     /// The policy that asks for approval.
     pub policy: PolicyId,
     /// SHA-256 of its text.
     pub policy_sha256: [u8; 32],
+    /// The method of an MCP message, where a policy asks for it. `""`: none.
+    pub mcp_method: String,
+    /// What it is about. `""`: nothing.
+    pub mcp_name: String,
 }
 
 impl RefusedRequest {
@@ -59,9 +63,11 @@ impl RefusedRequest {
             method: self.method.clone(),
             path: self.path.clone(),
             query_names: self.query_names.clone(),
-            query_sha256: self.query_sha256.to_vec(),
+            request_sha256: self.request_sha256.to_vec(),
             policy: self.policy.to_string(),
             policy_sha256: self.policy_sha256.to_vec(),
+            mcp_method: self.mcp_method.clone(),
+            mcp_name: self.mcp_name.clone(),
         }
     }
 }

@@ -18,8 +18,11 @@ const REFUSALS: Rate = Rate { per_second: 5.0, burst: 300.0 };
 /// times in a window.
 const LIMIT_QUESTIONS: Rate = Rate { per_second: 500.0, burst: 2000.0 };
 
-/// Questions about approvals of one node. Each lists the approvals of a tenant, or writes one.
-const APPROVAL_QUESTIONS: Rate = Rate { per_second: 50.0, burst: 200.0 };
+/// Refused requests that one node may report. Each lists the approvals of a tenant, or adds one.
+const APPROVAL_QUESTIONS: Rate = Rate { per_second: 10.0, burst: 100.0 };
+
+/// Uses of counted approvals that one node may take. Each is a write.
+const APPROVAL_USES: Rate = Rate { per_second: 50.0, burst: 200.0 };
 
 impl Sessions {
     /// The registry that the reports arrive at.
@@ -81,8 +84,10 @@ impl Session {
     /// serves. What it says of the request is checked against the store.
     pub(super) fn approval_asked(&self, question: wire::ApprovalQuestion) {
         let Some(question) = ApprovalQuestion::read(question) else { return };
+        let rate = if question.is_use() { APPROVAL_USES } else { APPROVAL_QUESTIONS };
+        let key = (self.node.clone(), question.is_use());
         if !self.tracker.scope().includes_tenant(&question.tenant)
-            || self.shared.limits.approval_questions.try_acquire(&self.node, APPROVAL_QUESTIONS).is_err()
+            || self.shared.limits.approval_questions.try_acquire(&key, rate).is_err()
         {
             return; // the request stays refused
         }

@@ -69,7 +69,7 @@ fn approvals_table(approvals: &[Approval]) -> Markup {
                 td { @if is_waiting { "waiting" } @else { "approved by " (approval.decided_by) } }
                 td { (approval.agent) }
                 td { (approval.service) }
-                td { code { (approval.method) " " (approval.path) (query) } }
+                td { code { (approval.method) " " (approval.path) (query) " " (approval.mcp_method) " " (approval.mcp_name) } }
                 td { (approval.scope) }
                 td { (until(approval.expires_at)) }
             }

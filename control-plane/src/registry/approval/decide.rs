@@ -64,7 +64,7 @@ impl Registry {
             (decided.state, decided.decided_at, decided.expires_at) =
                 (ApprovalState::Approved.into(), decided_at, expires_at);
             (decided.decided_by, decided.reason) = (approve.by.to_string(), approve.reason.clone());
-            (decided.limit, decided.used) = (approve.limit, 0);
+            (decided.limit, decided.used, decided.any_values) = (approve.limit, 0, approve.any_values);
             let change = change.check_absent(key.clone()).put(key, &record).put(set.key.clone(), &listed);
             let revision = self.commit(change.put(approval.key.clone(), &approval.value)).await?;
             Ok((shown(approval.value), revision))
@@ -209,12 +209,13 @@ fn grant_record(approval: &Approval, granting: &Granting<'_>) -> Policy {
         method: &approval.method,
         service: &approval.service,
         path: &approval.path,
+        mcp: (&approval.mcp_method, &approval.mcp_name),
         // Another token of the agent may be one that the approver has issued.
         token: if tenant.approval_by_another { &approval.token } else { "" },
     });
-    let query_sha256 = if approve.any_query { Vec::new() } else { approval.query_sha256.clone() };
+    let request_sha256 = if approve.any_values { Vec::new() } else { approval.request_sha256.clone() };
     let (tenant, id) = (approval.tenant.clone(), approval.id.clone());
-    Policy { tenant, id, text, updated_at: now(), query_sha256, approval_grant: true }
+    Policy { tenant, id, text, updated_at: now(), request_sha256, approval_grant: true }
 }
 
 fn check_waits(approval: &Approval) -> Result<(), RegistryError> {

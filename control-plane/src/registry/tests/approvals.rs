@@ -29,9 +29,11 @@ impl World {
             method: "POST".into(),
             path: "/v1/refunds".into(),
             query_names: Vec::new(),
-            query_sha256: sha256_of("").to_vec(),
+            request_sha256: sha256_of("").to_vec(),
             policy: name("ask"),
             policy_sha256: sha256_of(POLICY).to_vec(),
+            mcp_method: String::new(),
+            mcp_name: String::new(),
         }
     }
 
@@ -47,7 +49,7 @@ impl World {
     }
 
     async fn approve(&self, id: &PolicyId, limit: u32) -> Result<(Approval, Revision), RegistryError> {
-        let approve = Approve { by: name("ann"), seconds: 60, limit, any_query: false, reason: String::new() };
+        let approve = Approve { by: name("ann"), seconds: 60, limit, any_values: false, reason: String::new() };
         self.f.registry.grant_approval(&self.f.tenant, id, &approve, &PolicyRun::Here).await
     }
 
@@ -71,7 +73,7 @@ async fn a_report_that_does_not_fit_the_records_opens_nothing() {
         RefusedRequest { policy: name("granted-services"), ..good.clone() },
         RefusedRequest { policy: name("none"), ..good.clone() },
         RefusedRequest { policy_sha256: sha256_of("another text").to_vec(), ..good.clone() },
-        RefusedRequest { query_sha256: Vec::new(), ..good.clone() },
+        RefusedRequest { request_sha256: Vec::new(), ..good.clone() },
         RefusedRequest { path: "/a\u{202e}b".into(), ..good.clone() },
         RefusedRequest { path: "/\u{1b}[2J".into(), ..good.clone() },
         RefusedRequest { path: format!("/{}", "a".repeat(1024)), ..good.clone() },

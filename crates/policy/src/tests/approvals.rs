@@ -1,10 +1,11 @@
 //! Policies that ask for approval, and what lifts them.
 
 use seks_proto::wire;
+use seks_service::request::{BodyFacts, BodyFormat};
 
 use crate::{
     Approvals, Body, Call, Decision, GRANTED_SERVICES, GrantText, Policies, approval_scope, grant_text, parse_file,
-    sha256_of,
+    request_digest, sha256_of,
 };
 
 const ASKS: &str = "@id(\"ask\") @approval(\"payments\") forbid (principal, action, resource) when { context.path like \"/v1/refunds*\" };";
@@ -25,33 +26,45 @@ fn grant(change: impl FnOnce(&mut GrantText<'_>)) -> wire::Policy {
         method: "POST",
         service: "api",
         path: "/v1/refunds/1",
+        mcp: ("", ""),
         token: "",
     };
     change(&mut text);
     wire::Policy { approval_grant: true, ..record("apr-1", grant_text(&text)) }
 }
 
-fn decide(policies: &[wire::Policy], method: &http::Method, path: &str) -> Decision {
-    let policies = Policies::compile(policies).unwrap();
-    let (agent, service) = ("bot".parse().unwrap(), "api".parse().unwrap());
-    let call = Call {
+fn with_call<T>(
+    (method, path, query): (&http::Method, &str, &str),
+    body: Body<'_>,
+    run: impl FnOnce(&Call<'_>) -> T,
+) -> T {
+    let service = "api".parse().unwrap();
+    run(&Call {
         method,
         method_group: crate::MethodGroup::Neither,
         path,
-        query: "",
+        query,
         token: "tok-1",
         services: std::slice::from_ref(&service),
         age_seconds: 0,
         source: [127, 0, 0, 1].into(),
-        body: Body::Absent,
-        mcp: false,
+        body,
+        mcp: matches!(body, Body::Inspected(facts) if facts.mcp.is_some()),
         trust: None,
-    };
-    policies.slice_for(&agent, &Default::default(), &service).decide(&call)
+    })
+}
+
+fn decide(policies: &[wire::Policy], method: &http::Method, path: &str) -> Decision {
+    let policies = Policies::compile(policies).unwrap();
+    let slice = policies.slice_for(&"bot".parse().unwrap(), &Default::default(), &"api".parse().unwrap());
+    with_call((method, path, ""), Body::Absent, |call| slice.decide(call))
 }
 
 fn is_approved(decision: &Decision, query: &str, now: i64) -> bool {
-    decision.allowed && decision.approvals.as_ref().is_none_or(|approvals| approvals.are_granted(query, now))
+    let is_granted = |approvals: &std::sync::Arc<Approvals>| {
+        with_call((&http::Method::POST, "", query), Body::Absent, |call| approvals.are_granted(call, now))
+    };
+    decision.allowed && decision.approvals.as_ref().is_none_or(is_granted)
 }
 
 #[test]
@@ -104,7 +117,8 @@ fn a_grant_lifts_exactly_what_it_names() {
     }
     let own = decide(&with(grant(|text| text.token = "tok-1")), &post, "/v1/refunds/1");
     assert!(is_approved(&own, "", 0));
-    let for_query = wire::Policy { query_sha256: sha256_of("a=1").to_vec(), ..grant(|_| {}) };
+    let digest = with_call((&post, "", "a=1"), Body::Absent, request_digest);
+    let for_query = wire::Policy { request_sha256: digest.to_vec(), ..grant(|_| {}) };
     let decision = decide(&with(for_query), &post, "/v1/refunds/1");
     assert!(is_approved(&decision, "a=1", 0) && !is_approved(&decision, "a=2", 0) && !is_approved(&decision, "", 0));
 }
@@ -118,8 +132,9 @@ fn grants_without_a_count_are_used_first() {
     };
     let policies = [record("granted-services", GRANTED_SERVICES), record("ask", ASKS), counted, grant(|_| {})];
     let approvals: Approvals = (*decide(&policies, &http::Method::POST, "/v1/refunds/1").approvals.unwrap()).clone();
-    let order: Vec<bool> =
-        approvals.grants_for(&approvals.required[0], "", 0).iter().map(|grant| grant.is_counted).collect();
+    let order: Vec<bool> = with_call((&http::Method::POST, "", ""), Body::Absent, |call| {
+        approvals.grants_for(&approvals.required[0], call, 0).iter().map(|grant| grant.is_counted).collect()
+    });
     assert_eq!(order, [false, true]);
 }
 
@@ -160,5 +175,57 @@ fn a_grants_text_holds_whatever_a_path_does() {
         let policies = [record("granted-services", GRANTED_SERVICES), record("apr-1", granted), record("ask", asks)];
         assert!(is_approved(&decide(&policies, &http::Method::POST, path), "", 0), "{path}");
         assert!(!is_approved(&decide(&policies, &http::Method::POST, "/aXb"), "", 0), "{path}");
+    }
+}
+
+#[test]
+fn a_digest_tells_queries_and_bodies_apart_and_nothing_that_was_not_read() {
+    let facts = |json: &str| {
+        let fields = std::sync::Arc::new(seks_service::request::BodyFields::parse([("amount", "Long")]).unwrap());
+        BodyFacts::read(BodyFormat::Json, json.as_bytes(), &fields).unwrap()
+    };
+    let digest = |query: &str, body: Body<'_>| with_call((&http::Method::POST, "/", query), body, request_digest);
+    let bodies = [
+        r#"{"amount":1}"#,
+        r#"{"amount":2}"#,
+        "{}",
+        r#"{"model":"1"}"#,
+        r#"{"model":"a","stream":true}"#,
+        r#"{"max_tokens":1}"#,
+    ];
+    let mut seen: Vec<_> = bodies.iter().map(|body| digest("", Body::Inspected(&facts(body)))).collect();
+    seen.extend(["a=1", "a=2", "amount=1"].map(|query| digest(query, Body::Absent)));
+    let count = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), count);
+    assert_eq!(digest("", Body::NotRead), digest("", Body::Absent));
+    assert_eq!(
+        digest("", Body::Inspected(&facts(r#"{"amount":1,"x":2}"#))),
+        digest("", Body::Inspected(&facts(bodies[0])))
+    );
+}
+
+#[test]
+fn an_approved_mcp_call_is_for_its_tool() {
+    let asks = "@id(\"ask\") @approval(\"tools\") forbid (principal, action, resource) when { context has mcp && context.mcp.method == \"tools/call\" };";
+    let hex = |text: &str| data_encoding::HEXLOWER.encode(&sha256_of(text));
+    let granted =
+        grant(|text| (text.path, text.mcp) = ("/mcp", ("tools/call", "delete"))).text.replace(&hex(ASKS), &hex(asks));
+    let policies = [record("granted-services", GRANTED_SERVICES), record("ask", asks), record("apr-1", granted)];
+    let policies = Policies::compile(&policies).unwrap();
+    let slice = policies.slice_for(&"bot".parse().unwrap(), &Default::default(), &"api".parse().unwrap());
+    for (tool, approved) in [("delete", true), ("delete_all", false), ("", false)] {
+        let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}"}}}}"#);
+        let facts = BodyFacts::read(BodyFormat::Json, message.as_bytes(), &Default::default()).unwrap();
+        let Some(facts) = facts.with_mcp(message.as_bytes()) else {
+            assert!(!approved);
+            continue;
+        };
+        let is_granted = with_call((&http::Method::POST, "/mcp", ""), Body::Inspected(&facts), |call| {
+            let decision = slice.decide(call);
+            decision.allowed && decision.approvals.is_none_or(|approvals| approvals.are_granted(call, 0))
+        });
+        assert_eq!(is_granted, approved, "{tool}");
     }
 }

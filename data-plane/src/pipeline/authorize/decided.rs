@@ -115,7 +115,7 @@ impl DecidedOn {
         let slice = policies.slice_for(&agent.name, &agent.attributes, &service.name);
         let permits = |call: &Call<'_>| {
             let decision = slice.decide(call);
-            let is_approved = |approvals: &Arc<Approvals>| approvals.are_granted(call.query, self.now());
+            let is_approved = |approvals: &Arc<Approvals>| approvals.are_granted(call, self.now());
             decision.allowed && decision.error.is_none() && decision.approvals.as_ref().is_none_or(is_approved)
         };
         if !permits(&call) {
