@@ -17,7 +17,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 use prometheus::{IntCounterVec, Opts, core::Collector};
 use seks_network::address::{DialGuard, DialRules};
-use seks_proto::wire::Approval;
 use seks_runtime::{jitter, private_file::read_private};
 use seks_types::id::{PolicyId, TenantName};
 use serde::Deserialize;
@@ -28,7 +27,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::unix_now,
     mint::{MintError, endpoint::Endpoint},
-    registry::{ApprovalState, NewApprovals, Registry},
+    registry::{ApprovalState, NewApprovals, Registry, record::Approval},
 };
 
 /// Messages that are on their way, or wait for their next attempt.

@@ -146,17 +146,7 @@ impl ControlPlane {
         let refresher = Arc::new(Refresher::new(Arc::clone(registry), telemetry.clone(), replica.clone(), reach())?);
         metrics.add(refresher.collectors())?;
         metrics.certificate("ca", authority.certificate());
-        let trust_refresher = Arc::new(TrustRefresher::new(
-            Arc::clone(registry),
-            Arc::clone(distribution.node_registry().unknown_keys()),
-            Arc::clone(&guard),
-        )?);
-        metrics.add(trust_refresher.collectors())?;
-        let new_approvals = Arc::clone(distribution.node_registry().new_approvals());
-        let webhook = ApprovalWebhook::new(&config.approvals, &guard, (registry, new_approvals), &config.page.url)?;
-        if let Some(webhook) = &webhook {
-            metrics.add(webhook.collectors())?;
-        }
+        let reports = NodeReports::new(config, (registry, &distribution), &guard, &metrics)?;
         let operators = run_on(runtimes.admin(), bind("admin.listen", config.admin.listen)).await??;
         let nodes = run_on(runtimes.distribution(), bind("distribution.listen", config.distribution.listen)).await??;
         let page = page::bind(config, &runtimes.admin()).await?;
@@ -204,10 +194,7 @@ impl ControlPlane {
         plane.serve_page(page, config, &names, admin)?;
         trail::log_state(plane.distribution.trail());
         plane.keep_trail(config, here, AuditKeySource { store: Arc::clone(store), sealer: Arc::clone(sealer) });
-        plane.start_tasks(refresher, trust_refresher, records);
-        if let Some(webhook) = webhook {
-            plane.tasks.spawn_on(Arc::new(webhook).run(plane.stop.clone()), &plane.runtimes.admin());
-        }
+        plane.start_tasks(refresher, reports, records);
         let metrics = plane.metrics_addr.map(tracing::field::display);
         tracing::info!(admin = %plane.admin, distribution = %plane.nodes, metrics, store = store.kind(), "serving");
         Ok(plane)
@@ -217,7 +204,7 @@ impl ControlPlane {
     fn start_tasks(
         &self,
         refresher: Arc<Refresher>,
-        trust_refresher: Arc<TrustRefresher>,
+        NodeReports { trust_refresher, webhook }: NodeReports,
         records: &Arc<Authenticated>,
     ) {
         let admin = self.runtimes.admin();
@@ -225,6 +212,9 @@ impl ControlPlane {
         self.tasks.spawn_on(self.stop.clone().run_until_cancelled_owned(releases), &admin);
         self.tasks.spawn_on(refresher.run(self.stop.clone()), &admin);
         self.tasks.spawn_on(trust_refresher.run(self.stop.clone()), &admin);
+        if let Some(webhook) = webhook {
+            self.tasks.spawn_on(webhook.run(self.stop.clone()), &admin);
+        }
         self.tasks.spawn_on(janitor(Arc::clone(&self.registry), self.stop.clone()), &admin);
         let upgrade = Upgrade { registry: Arc::clone(&self.registry), records: Arc::clone(records) };
         self.tasks.spawn_on(upgrade.run(self.distribution.clone(), self.stop.clone()), &admin);
@@ -479,6 +469,32 @@ fn grpc_server() -> tonic::transport::Server {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADER_LIST_BYTES)
+}
+
+/// What acts on reports of nodes.
+struct NodeReports {
+    trust_refresher: Arc<TrustRefresher>,
+    webhook: Option<Arc<ApprovalWebhook>>,
+}
+
+impl NodeReports {
+    fn new(
+        config: &Config,
+        (registry, distribution): (&Arc<Registry>, &Distribution),
+        guard: &Arc<DialGuard>,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        let of_nodes = distribution.node_registry();
+        let unknown_keys = Arc::clone(of_nodes.unknown_keys());
+        let trust_refresher = TrustRefresher::new(Arc::clone(registry), unknown_keys, Arc::clone(guard))?;
+        metrics.add(trust_refresher.collectors())?;
+        let news = (registry, Arc::clone(of_nodes.new_approvals()));
+        let webhook = ApprovalWebhook::new(&config.approvals, guard, news, &config.page.url)?;
+        if let Some(webhook) = &webhook {
+            metrics.add(webhook.collectors())?;
+        }
+        Ok(Self { trust_refresher: Arc::new(trust_refresher), webhook: webhook.map(Arc::new) })
+    }
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {

@@ -32,6 +32,7 @@ pub(crate) mod inspected_body;
 pub(crate) mod limits;
 pub(crate) mod lookup;
 mod meaning;
+mod needed_approval;
 pub(crate) mod origin;
 mod policy_pool;
 pub(crate) mod prepared;

@@ -80,8 +80,8 @@ const STREAM_STARTS: Rate = Rate { per_second: 5.0, burst: 100.0 };
 const MAX_BARRIER_REQUESTS: u32 = 8;
 /// How often a warning that a node can cause is repeated.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Answers about limits and approvals that wait for a stream. More of them are dropped, and count as
-/// spent.
+/// Answers about limits and approvals that wait for a stream. More of them are dropped, and count
+/// as spent.
 const MAX_ANSWERS: usize = 1024;
 /// How long a parting word may wait for what was said before.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

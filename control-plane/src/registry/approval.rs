@@ -247,7 +247,8 @@ impl Registry {
                 return Ok(false);
             };
             let known = &mut approval.value;
-            if state_at(known, now()) != ApprovalState::Approved || known.agent != agent.as_str() {
+            let is_counted = known.limit > 0 && known.agent == agent.as_str();
+            if state_at(known, now()) != ApprovalState::Approved || !is_counted {
                 return Ok(false);
             }
             known.used += 1;
@@ -284,8 +285,8 @@ impl Registry {
         }
     }
 
-    /// Says whether approvals of a tenant take an operator who neither issued the token nor owns the
-    /// agent.
+    /// Says whether approvals of a tenant take an operator who neither issued the token nor owns
+    /// the agent.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`].

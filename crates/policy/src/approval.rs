@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Body, Call,
-    parse::{end_of_line, end_of_string},
+    scan::{end_of_line, end_of_string},
 };
 
 /// The annotation that makes a `forbid` ask for approval. Its value is a label for operators. A

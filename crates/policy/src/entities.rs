@@ -1,7 +1,7 @@
 //! The agents, groups and services that policies name. Cedar's schema knows their types and not
 //! which of them exist.
 
-use super::parse::{end_of_line, end_of_string};
+use super::scan::{end_of_line, end_of_string};
 
 /// The type of an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -26,6 +26,7 @@ mod normalize;
 mod parse;
 mod pattern;
 mod query_name;
+mod scan;
 mod schema;
 mod slice;
 mod subject;

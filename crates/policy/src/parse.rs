@@ -19,6 +19,7 @@ use super::{
     head::Head,
     mentions,
     normalize::normalize_expression,
+    scan::{end_of_line, end_of_string},
     schema::{METHODS, further_methods, vocabulary},
 };
 
@@ -174,22 +175,6 @@ fn statements(text: &str) -> Vec<Statement<'_>> {
     found.extend(start.map(|from| (from, text.len())));
     let line = |at: usize| 1 + text.get(..at).map_or(0, |before| before.matches('\n').count());
     found.into_iter().filter_map(|(a, b)| Some(Statement { text: text.get(a..b)?, line: line(a) })).collect()
-}
-
-pub(super) fn end_of_line(bytes: &[u8], at: usize) -> usize {
-    bytes.iter().skip(at).position(|b| *b == b'\n').map_or(bytes.len(), |n| at + n)
-}
-
-pub(super) fn end_of_string(bytes: &[u8], at: usize) -> usize {
-    let mut end = at + 1;
-    while let Some(byte) = bytes.get(end) {
-        match byte {
-            b'"' => return end + 1,
-            b'\\' => end += 2,
-            _ => end += 1,
-        }
-    }
-    bytes.len()
 }
 
 impl Statement<'_> {

@@ -5,17 +5,19 @@
 //! is sent.
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
 use http::StatusCode;
-use seks_policy::{ApprovalGrant, Approvals, Body, Call, RequiredApproval, request_digest};
+use seks_policy::{Approvals, Body, Call, RequiredApproval, request_digest};
 use seks_service::request;
-use seks_types::id::PolicyId;
 
-use super::{audit::Record, refusal::Refusal};
+use super::{
+    audit::Record,
+    needed_approval::{NeededApproval, PendingUse},
+    refusal::Refusal,
+};
 use crate::{
     code::Code,
     table::{ApprovalState, RefusedRequest, ServiceEntry, Table, TokenEntry},
@@ -23,32 +25,6 @@ use crate::{
 
 /// Names of a query that are shown to operators.
 const MAX_QUERY_NAMES: usize = 32;
-
-/// A request that needs an approval, as it is reported.
-pub(crate) struct NeededApproval {
-    token: Arc<TokenEntry>,
-    refused: RefusedRequest,
-}
-
-impl fmt::Debug for NeededApproval {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.refused.policy.fmt(f)
-    }
-}
-
-/// A required approval of which one use must be taken: from the first of these that has one left.
-#[derive(Clone, Debug)]
-pub(crate) struct PendingUse {
-    grants: Vec<Arc<ApprovalGrant>>,
-    needed: Arc<NeededApproval>,
-}
-
-impl PendingUse {
-    /// Whether a use of this approval is what it needs.
-    pub(crate) fn names(&self, approval: &PolicyId) -> bool {
-        self.grants.iter().any(|grant| grant.id == *approval)
-    }
-}
 
 /// Notes in `record` which approvals permit the request.
 ///

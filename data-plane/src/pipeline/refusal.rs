@@ -8,7 +8,7 @@ pub(crate) mod grpc;
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::approval::NeededApproval;
+use super::needed_approval::NeededApproval;
 use crate::{
     code::{Code, Retry},
     http::{client::UpstreamError, fields, server::Violation},

@@ -63,13 +63,15 @@ fn approvals_table(approvals: &[Approval]) -> Markup {
         .map(|approval| {
             let names = approval.query_names.iter().map(|name| format!("{name}=…")).collect::<Vec<_>>().join("&");
             let query = if names.is_empty() { names } else { format!("?{names}") };
+            let (method, path) = (&approval.method, &approval.path);
+            let request = format!("{method} {path}{query} {} {}", approval.mcp_method, approval.mcp_name);
             let is_waiting = approval.state() == ApprovalState::Waiting;
             html! {
                 td { code { (approval.id) } }
                 td { @if is_waiting { "waiting" } @else { "approved by " (approval.decided_by) } }
                 td { (approval.agent) }
                 td { (approval.service) }
-                td { code { (approval.method) " " (approval.path) (query) " " (approval.mcp_method) " " (approval.mcp_name) } }
+                td { code { (request.trim_end()) } }
                 td { (approval.scope) }
                 td { (until(approval.expires_at)) }
             }

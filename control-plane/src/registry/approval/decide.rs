@@ -22,8 +22,8 @@ impl Registry {
     /// Approves a request that waits: writes the policy that lifts the one which asks for approval.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] when it does not wait, or what it is
-    /// about has changed since; [`RegistryError::OwnerOnly`] where the tenant wants another
+    /// [`RegistryError::NotFound`]; [`RegistryError::Conflict`] when it does not wait, or what it
+    /// is about has changed since; [`RegistryError::OwnerOnly`] where the tenant wants another
     /// operator.
     pub(crate) async fn grant_approval(
         &self,

@@ -9,6 +9,7 @@ const SECTIONS: &[&str] = &[
     "SEAL",
     "SOURCES",
     "ADMIN",
+    "APPROVALS",
     "PAGE",
     "DISTRIBUTION",
     "NODE",

@@ -27,8 +27,8 @@ use crate::{
     config::AuditMode,
     http::client::UpstreamError,
     pipeline::{
-        approval::PendingUse,
         caller::Caller,
+        needed_approval::PendingUse,
         refusal::Refusal,
         route::Route,
         usage::{MeasuredUsage, ModelCall},

@@ -6,7 +6,7 @@ use seks_policy::AppliedLimit;
 use seks_types::id::PolicyId;
 
 use super::Record;
-use crate::{pipeline::approval::PendingUse, table::ConcurrentSlot};
+use crate::{pipeline::needed_approval::PendingUse, table::ConcurrentSlot};
 
 impl Record {
     /// Limits that a decision has named. One that an earlier decision named counts once.
