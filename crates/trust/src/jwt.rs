@@ -89,6 +89,9 @@ impl<'a> Jwt<'a> {
         let header = decode(header)?;
         let (alg, kid) = read_header(&header)?;
         let claims = decode(payload)?;
+        if claims.contains_key("act") {
+            return Err(malformed("it stands for an actor beside its subject (`act`)"));
+        }
         let signed = token.get(..token.len() - signature.len() - 1).unwrap_or_default();
         Ok(Self { signed, signature, alg, kid, claims })
     }
@@ -107,7 +110,10 @@ impl<'a> Jwt<'a> {
         self.signature
     }
 
-    pub(crate) fn signed(&self) -> &str {
+    /// Header and payload as they were signed. One signed text can have several signatures: whoever
+    /// has one of ECDSA can compute another.
+    #[must_use]
+    pub fn signed(&self) -> &str {
         self.signed
     }
 
@@ -208,6 +214,12 @@ impl<'a> Jwt<'a> {
     }
 }
 
+/// RFC 7519, 5.1, and RFC 9068, 2.1. `application/` may be written or not (RFC 7515, 4.1.9).
+fn is_bearer_type(typ: &str) -> bool {
+    let typ = typ.to_ascii_lowercase();
+    matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
+}
+
 /// The algorithm and the key's id. `jwk`, `jku`, `x5u` and `x5c` are never read: the issuer's keys
 /// are known.
 fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, String), Rejected> {
@@ -217,7 +229,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, String), Rejec
     }
     match header.get("typ") {
         None => {}
-        Some(Value::String(typ)) if typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("at+jwt") => {}
+        Some(Value::String(typ)) if is_bearer_type(typ) => {}
         Some(_) => return Err(malformed("its `typ` is neither `JWT` nor `at+jwt`")),
     }
     let alg = header.get("alg").and_then(Value::as_str).and_then(algorithm).ok_or(Rejected::Algorithm)?;

@@ -103,6 +103,8 @@ fn headers_and_signatures() {
         ("ok", json!({ "alg": "EdDSA", "kid": "ed" }), "EdDSA"),
         ("ok", json!({ "typ": null }), "RS256"),
         ("ok", json!({ "typ": "at+JWT" }), "RS256"),
+        ("ok", json!({ "typ": "application/at+jwt" }), "RS256"),
+        ("ok", json!({ "typ": "application/JWT" }), "RS256"),
         // No signature, and every spelling of "none".
         ("malformed", json!({ "alg": "none" }), "nothing"),
         ("malformed", json!({}), "nothing"),
@@ -255,6 +257,8 @@ fn further_claims_match_their_rules_and_a_binding_is_one_that_can_be_checked() {
         ("malformed", json!({ "cnf": { "x5t#S256": "short" } })),
         ("malformed", json!({ "cnf": { "jkt": "abc" } })),
         ("malformed", json!({ "cnf": {} })),
+        ("malformed", json!({ "act": { "sub": "deployer" } })),
+        ("ok", json!({ "may_act": { "sub": "deployer" } })),
         ("malformed", json!({ "cnf": "x" })),
     ]);
     assert_eq!(altered(json!({}), json!({}), "RS256").unwrap(), "ci-prod");

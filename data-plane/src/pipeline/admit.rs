@@ -257,7 +257,7 @@ fn route(parts: &Parts) -> Result<Route, Refusal> {
         if path == "/token" {
             return match parts.method {
                 Method::POST => Ok(Route::Exchange),
-                _ => Err(Refusal::invalid("a token is exchanged by POST").with_status(StatusCode::METHOD_NOT_ALLOWED)),
+                _ => Err(Refusal::method_not_allowed("a token is exchanged by POST", "POST")),
             };
         }
         let code = if is_origin(&parts.uri) { Code::ServiceUnknown } else { Code::RequestInvalid };
@@ -266,10 +266,7 @@ fn route(parts: &Parts) -> Result<Route, Refusal> {
     if after.is_empty() {
         return match parts.method {
             Method::GET | Method::HEAD => Ok(Route::Discovery),
-            _ => {
-                Err(Refusal::invalid("the list of services can only be read")
-                    .with_status(StatusCode::METHOD_NOT_ALLOWED))
-            }
+            _ => Err(Refusal::method_not_allowed("the list of services can only be read", "GET, HEAD")),
         };
     }
     let start = path.len() - after.len();

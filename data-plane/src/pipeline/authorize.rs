@@ -88,7 +88,8 @@ fn read_target(identified: &Identified, service: &ServiceEntry) -> Result<(Upstr
     let target = Target::parse(service, &rest).map_err(|e| Refusal::invalid(e.text()))?;
     let parts = &identified.admitted.parts;
     let Meaning { method, copied } = meaning(&parts.method, &parts.headers, &target, service)?;
-    if identified.has_other_tokens && token::has_token(target.path().as_bytes()) {
+    let path = target.path().as_bytes();
+    if identified.has_other_tokens && (token::has_token(path) || token::hides_token(path)) {
         return Err(Refusal::invalid("the path holds a token where the service takes none"));
     }
     let mut line = UpstreamTarget::new(&target, service, identified.has_other_tokens);

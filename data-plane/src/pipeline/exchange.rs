@@ -129,7 +129,7 @@ fn exchange(
     }
     let once = match jwt.id()? {
         Some(id) => Digest::of(format!("{}\0{id}", jwt.issuer()?).as_bytes()),
-        None => Digest::of(form.subject_token.as_bytes()),
+        None => Digest::of(jwt.signed().as_bytes()),
     };
     let sealed = ExchangedToken {
         trust: parent.trust().map(|trust| trust.digest).ok_or(Rejected::Untrusted)?,

@@ -21,7 +21,7 @@ use super::{
     route::{self, Route},
     signed_url::{self, PresentedUrl},
     sigv4,
-    token::{CREDENTIAL_HEADERS, check, has_token},
+    token::{CREDENTIAL_HEADERS, check, has_token, hides_token, holds_escaped},
     vendor_key_hint,
 };
 use crate::{
@@ -206,10 +206,23 @@ fn with_issuers_token(
     let digest = Digest::of(text);
     let Some(token) = identity::issuers_token(table, text, digest, caller.now) else { return Ok(None) };
     let (found, location) = (SelectedToken::new(token?, digest, admitted, table), TokenLocation::Scheme(scheme));
-    if location.counts(&found, &admitted.route) && location.stands_twice(&admitted.parts.headers) {
+    if !location.counts(&found, &admitted.route) {
+        return Ok(None);
+    }
+    if location.stands_twice(&admitted.parts.headers) {
         return Err(Code::TokenAmbiguous.into());
     }
-    Ok(location.counts(&found, &admitted.route).then_some(found))
+    if has_copy(admitted, text) {
+        return Err(Refusal::from(Code::TokenAmbiguous).with_detail(TWICE));
+    }
+    Ok(Some(found))
+}
+
+/// Whether a token of an issuer is also elsewhere in the request. The upstream could exchange it.
+fn has_copy(admitted: &Admitted, text: &[u8]) -> bool {
+    let values = admitted.parts.headers.iter().filter(|(name, _)| *name != header::AUTHORIZATION);
+    let mut values = values.map(|(_, value)| value.as_bytes());
+    values.any(|value| memchr::memmem::find(value, text).is_some()) || holds_escaped(admitted.rest().as_bytes(), text)
 }
 
 /// A URL that the node has signed identifies a token if the request has none. A token in the
@@ -272,6 +285,8 @@ impl<'a> FoundTokens<'a> {
         if has_token(query.as_bytes()) {
             this.read_query(query);
         }
+        // No service takes it there, and the upstream would read it.
+        this.damaged |= hides_token(admitted.rest().as_bytes());
         if let Some(id) = sigv4::query_access_key_id(query) {
             this.add_signature(id.as_bytes());
         }

@@ -201,6 +201,14 @@ impl Refusal {
         self
     }
 
+    /// `request_invalid` under 405 where the node itself answers, which takes the methods of `allow`
+    /// alone.
+    #[must_use]
+    pub(crate) fn method_not_allowed(detail: &'static str, allow: &'static str) -> Self {
+        let refusal = Self::invalid(detail).with_status(StatusCode::METHOD_NOT_ALLOWED);
+        Self { allow: Some(Cow::Borrowed(allow)), ..refusal }
+    }
+
     /// `request_invalid` under 405 for a method that the service doesn't list.
     #[must_use]
     pub(crate) fn method_not_listed(service: &Service) -> Self {

@@ -64,6 +64,39 @@ pub(crate) fn has_token(value: &[u8]) -> bool {
     value.len() >= token::PREFIX.len() && PREFIX.find(value).is_some()
 }
 
+/// How often a part of a URL is unescaped to find a token in it: proxies behind the node may do so
+/// more than once.
+const UNESCAPED: usize = 3;
+
+/// Whether part of a URL holds the beginning of a token that only its escapes hide.
+pub(crate) fn hides_token(part: &[u8]) -> bool {
+    holds_when_unescaped(part, has_token)
+}
+
+/// Whether part of a URL holds `value`, escaped or not.
+pub(crate) fn holds_escaped(part: &[u8], value: &[u8]) -> bool {
+    let holds = |part: &[u8]| memchr::memmem::find(part, value).is_some();
+    holds(part) || holds_when_unescaped(part, holds)
+}
+
+fn holds_when_unescaped(part: &[u8], holds: impl Fn(&[u8]) -> bool) -> bool {
+    if memchr::memchr(b'%', part).is_none() {
+        return false;
+    }
+    let mut plain = part.to_vec();
+    for _ in 0..UNESCAPED {
+        let unescaped: Vec<u8> = percent_encoding::percent_decode(&plain).collect();
+        if unescaped.len() == plain.len() {
+            return false;
+        }
+        if holds(&unescaped) {
+            return true;
+        }
+        plain = unescaped;
+    }
+    false
+}
+
 /// The token in `Proxy-Authorization`: Bearer, or one half of Basic.
 pub(crate) fn proxy_token(headers: &HeaderMap) -> Result<Option<Digest>, Refusal> {
     let mut values = headers.get_all(header::PROXY_AUTHORIZATION).iter();
@@ -98,6 +131,17 @@ pub(crate) fn proxy_token(headers: &HeaderMap) -> Result<Option<Digest>, Refusal
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_do_not_hide_a_token() {
+        for part in ["/a/seks%5Ftoken%5Fx", "/%73eks_token_x", "a=1&b=seks%255Ftoken_x", "/seks%25255ftoken_x"] {
+            assert!(hides_token(part.as_bytes()), "{part}");
+        }
+        for part in ["/a/seks_token_x", "/seks%5Ftokens", "/100%", "/%zz", "", "/a%20b"] {
+            assert!(!hides_token(part.as_bytes()), "{part}");
+        }
+        assert!(holds_escaped(b"x=ey%4Aa.b.c", b"eyJa.b.c") && holds_escaped(b"eyJa.b.c", b"eyJa.b.c"));
+    }
 
     fn headers(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::PROXY_AUTHORIZATION, value.parse().unwrap())])

@@ -30,7 +30,8 @@ impl UpstreamTarget {
             // one goes too.
             let reserved =
                 seks_service::request::query_names(raw).any(|n| lookup::is_reserved_query(service, n.trim()));
-            if reserved || (has_other_tokens && token::has_token(raw.as_bytes())) {
+            let has_token = |raw: &[u8]| token::has_token(raw) || token::hides_token(raw);
+            if reserved || (has_other_tokens && has_token(raw.as_bytes())) {
                 continue;
             }
             text.push(separator);

@@ -93,14 +93,17 @@ impl Issuer {
         keys.key = fresh();
     }
 
-    /// A token with these claims beside the issuer's own.
+    /// A token with these claims beside the issuer's own; `null` removes one.
     pub(crate) fn token(&self, claims: Value) -> String {
         let mut all = json!({
             "iss": self.url(), "aud": "seks", "sub": "repo:acme/api:ref:refs/heads/main",
             "iat": now(), "exp": now() + 600, "jti": format!("{:?}", std::time::Instant::now()), "environment": "prod",
         });
         for (name, value) in claims.as_object().unwrap() {
-            all[name] = value.clone();
+            match value {
+                Value::Null => drop(all.as_object_mut().unwrap().remove(name)),
+                value => all[name] = value.clone(),
+            }
         }
         let keys = self.keys.lock();
         let header = json!({ "alg": "ES256", "kid": format!("key-{}", keys.number), "typ": "JWT" });
@@ -109,4 +112,22 @@ impl Issuer {
         let signature = keys.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
+}
+
+/// The same token with the other signature that its key's curve has for it: `n - s` instead of `s`.
+/// Nobody needs the key for that.
+pub(crate) fn with_other_signature(token: &str) -> String {
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
+        0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for (s, n) in signature[32..].iter_mut().zip(ORDER).rev() {
+        let difference = i16::from(n) - i16::from(*s) - borrow;
+        borrow = i16::from(difference < 0);
+        *s = difference.rem_euclid(256) as u8;
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }

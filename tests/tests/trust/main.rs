@@ -122,6 +122,13 @@ fn a_token_of_the_issuer_is_exchanged_once_and_the_result_is_used_as_any_token()
     assert_eq!(error(&world.exchange(&subject, "")).1, "invalid_grant", "a replay");
     assert!(!String::from_utf8_lossy(&world.upstream.received()).contains(&token[..60]));
 
+    let unnumbered = world.issuer.token(json!({ "jti": null }));
+    assert_eq!(world.exchange(&unnumbered, "").status, 200);
+    let again = issuer::with_other_signature(&unnumbered);
+    let (status, error, detail) = error(&world.exchange(&again, ""));
+    assert_eq!((status, &*error), (400, "invalid_grant"), "a replay under another signature");
+    assert!(detail.contains("exchanged before"), "{detail}");
+
     // The issuer's token itself, any number of times.
     let direct = world.issuer.token(json!({}));
     assert_eq!((world.get(&direct), world.get(&direct)), ((200, String::new()), (200, String::new())));

@@ -10,12 +10,43 @@ pub(super) const MAX_PATH: usize = 1024;
 /// What every token contains, whatever vendor's shape it was issued in.
 const TOKEN: &str = "seks_token_";
 
+/// What every signed JWT begins with: `{"` in base64url.
+const JWT: &str = "eyJ";
+/// Shorter texts of this form are no JWT: its signature alone has 43 characters.
+const MIN_JWT: usize = 64;
+
 /// A path for a record, and whether it was cut.
 ///
 /// Whatever isn't printable ASCII is percent-encoded, so a record can neither break a line, move a
 /// terminal's cursor nor turn text around. Where an SDK puts its key into the path, the token is
 /// taken out; where one is hidden behind escapes, the whole path is.
 pub(super) fn path(path: &str) -> (Cow<'_, str>, bool) {
+    static JWT_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(JWT));
+    if JWT_FINDER.find(path.as_bytes()).is_some() {
+        let masked = mask_jwts(path);
+        let (clean, cut) = without_tokens(&masked);
+        return (Cow::Owned(clean.into_owned()), cut);
+    }
+    without_tokens(path)
+}
+
+/// A path whose signed JWTs are taken out, whoever they are for.
+fn mask_jwts(path: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let (mut clean, mut rest) = (String::with_capacity(path.len()), path);
+    while let Some(at) = rest.find(JWT) {
+        let (before, from) = rest.split_at(at);
+        let (jwt, behind) = from.split_at(from.find(|c| !is_part(c)).unwrap_or(from.len()));
+        clean.push_str(before);
+        let is_jwt = jwt.len() >= MIN_JWT && jwt.matches('.').count() >= 2;
+        clean.push_str(if is_jwt { "eyJ***" } else { jwt });
+        rest = behind;
+    }
+    clean.push_str(rest);
+    clean
+}
+
+fn without_tokens(path: &str) -> (Cow<'_, str>, bool) {
     static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(TOKEN));
     let plain = path.len() <= MAX_PATH && path.bytes().all(|b| b.is_ascii_graphic() && b != b'%');
     if plain && FINDER.find(path.as_bytes()).is_none() {
@@ -101,6 +132,8 @@ mod tests {
             (&format!("/%73eks_token_{}", "a".repeat(49)), "(a token in an escaped path)"),
             (&format!("/seks_token_abc%61{}", "a".repeat(46)), "(a token in an escaped path)"),
             ("/100%", "/100%"),
+            (&format!("/a/eyJhbGci.{}.{}/b", "a".repeat(30), "b-_".repeat(15)), "/a/eyJ***/b"),
+            ("/eyJ.a.b", "/eyJ.a.b"),
         ];
         for (given, want) in cases {
             assert_eq!(path(given), (want.into(), false), "{given:?}");
