@@ -63,6 +63,10 @@ pub(crate) struct CompiledChanges {
 struct ChangeSet {
     dirty: BTreeSet<DirtyKey>,
     changes: Vec<TableChange>,
+    /// What records lost: each is revoked, unless another record has it.
+    revoked_tokens: Vec<(TenantName, wire::RevokedToken)>,
+    /// Of old secrets that work for a while beside the new ones ([`wire::Token::replaced_by`]).
+    kept_digests: Vec<Vec<u8>>,
 }
 
 impl MaterializedTable {
@@ -152,8 +156,12 @@ impl MaterializedTable {
         for dirty in &change_set.dirty {
             self.compile(dirty, &mut change_set.changes);
         }
-        change_set.changes.sort_by_key(|item| !item.revokes());
-        change_set.changes
+        // A rotated token's old secret may work for a while, under an id of its own.
+        let ChangeSet { mut changes, revoked_tokens, kept_digests, .. } = change_set;
+        let ended = revoked_tokens.into_iter().filter(|(_, revoked)| !kept_digests.contains(&revoked.digest));
+        changes.extend(ended.map(|(tenant, revoked)| TableChange::removal(&tenant, What::Token(revoked))));
+        changes.sort_by_key(|item| !item.revokes());
+        changes
     }
 
     /// Every record of the tenants that `wanted` picks, as a snapshot sends it: `plain` takes
@@ -250,7 +258,13 @@ impl MaterializedTable {
         if let Some(old) = old
             && new.as_ref().is_none_or(|new| new.digest != old.digest)
         {
-            change_set.changes.push(TableChange::removal(&name, What::Token(revoked(&old))));
+            if !old.replaced_by.is_empty() {
+                change_set.kept_digests.retain(|kept| *kept != old.digest);
+            }
+            change_set.revoked_tokens.push((name.clone(), revoked(&old)));
+        }
+        if let Some(new) = new.as_ref().filter(|new| !new.replaced_by.is_empty()) {
+            change_set.kept_digests.push(new.digest.clone());
         }
         if let (Some(new), true) = (new, tenant.active) {
             change_set.changes.push(token_change(&name, &new));

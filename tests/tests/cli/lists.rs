@@ -41,6 +41,10 @@ fn a_rotated_token_works_beside_the_new_one_for_the_grace_period() {
     for token in [old.secret.as_str(), new] {
         assert_eq!(sandbox.get("/api/openai/v1/models", token).status, 200);
     }
+    // By the change itself, and not by a snapshot that has repaired the node's table.
+    let page = sandbox.metrics_page();
+    let diverged = page.lines().filter(|line| line.starts_with("seks_table_divergence_total")).collect::<Vec<_>>();
+    assert!(diverged.iter().all(|line| line.ends_with(" 0")), "{diverged:?}");
     let list = sandbox.cli().json(&["token", "list", "--filter", &format!("replaced_by={}", old.id)]);
     assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
     let kept = list[0]["id"].as_str().unwrap();

@@ -139,6 +139,30 @@ fn a_rotated_token_loses_its_old_digest_in_the_same_delta_and_first() {
 }
 
 #[test]
+fn the_old_secret_of_a_rotation_with_a_grace_is_not_revoked() {
+    for kept_first in [true, false] {
+        let mut table = table([token("tok-1", 1)]);
+        let kept = wire::Token { replaced_by: "tok-1".into(), ..token_record("tok-old", 1) };
+        let kept = put(Key::Token(t(), "tok-old".parse().unwrap()), &kept);
+        let both = if kept_first { vec![kept, token("tok-1", 2)] } else { vec![token("tok-1", 2), kept] };
+        let told = told(&table.take_changes(both));
+        assert!(told.iter().all(|item| !item.starts_with('-')), "{told:?}");
+        assert!(told.contains(&"token tok-old 1".into()) && told.contains(&"token tok-1 2".into()), "{told:?}");
+        assert_eq!(table.tokens(), 2);
+    }
+}
+
+#[test]
+fn an_old_secret_that_ends_in_the_same_events_is_revoked() {
+    let mut table = table([token("tok-1", 1)]);
+    let kept = wire::Token { replaced_by: "tok-1".into(), ..token_record("tok-old", 1) };
+    let kept = put(Key::Token(t(), "tok-old".parse().unwrap()), &kept);
+    let told = told(&table.take_changes(vec![kept, token("tok-1", 2), delete_token("tok-old")]));
+    assert!(told.contains(&"-token tok-old 1 until 1000".into()), "{told:?}");
+    assert_eq!(table.tokens(), 1);
+}
+
+#[test]
 fn what_takes_rights_away_comes_first() {
     let mut table = table([token("tok-1", 1), agent(false, false)]);
     let items = table.take_changes(vec![agent(true, false), token("tok-2", 2), delete_token("tok-1")]);
