@@ -140,9 +140,6 @@ fn select(
         return Err(Code::NodeStale.into());
     }
     let selected = found_tokens.choose(admitted, caller, table, record)?;
-    // Those that were found elsewhere than where the token is: it may come from the proxy's own
-    // header, from an issuer or in a signed URL.
-    let others = found_tokens.tokens.len() - usize::from(selected.is_some());
     let selected = with_issuers_token(selected, found_tokens, admitted, caller, table)?;
     let selected = with_proxy_token(selected, admitted, table, record)?;
     let Some(selected) = with_signed_url(selected, admitted, table, record)? else {
@@ -162,7 +159,7 @@ fn select(
         record.service(service);
     }
     check(&selected.token, caller)?;
-    Ok((selected, others > 0 || found_tokens.damaged))
+    Ok((selected, found_tokens.tokens.len() > 1 || found_tokens.damaged))
 }
 
 /// A 401 lists the schemes of all services of this name, across tenants.
