@@ -8,12 +8,24 @@ pub(super) const MIN_ENCODED: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alphabet {
     /// As they are. NUL stands for nothing, which makes UTF-16 and UTF-32 of either order the same
-    /// as ASCII.
+    /// as ASCII. Line breaks stand for nothing: texts are folded (LDIF, header fields, YAML).
     Plain,
+    /// As they are, line breaks included; NUL stands for nothing. For texts that contain an empty
+    /// line.
+    Lines,
     /// `-_` are `+/`; line breaks stand for nothing.
     Base64,
-    /// Upper case is lower case; `:`, `-`, space and line breaks stand for nothing.
+    /// Upper case is lower case; `:`, `-`, blanks and line breaks stand for nothing.
     Hex,
+}
+
+/// What an indented line begins with.
+pub(super) fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+pub(super) fn is_line_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
 }
 
 /// Bytes that are a unit of no alphabet in some form: behind an escape, they may stand for nothing.
@@ -22,14 +34,15 @@ pub(super) fn stands_for_nothing_somewhere(byte: u8) -> bool {
 }
 
 impl Alphabet {
-    /// The unit that a byte stands for; `None`: it stands for nothing.
+    /// The unit that a byte stands for; `None`: it stands for nothing. Blanks behind a line break
+    /// stand for nothing, too ([`super::matcher`]).
     pub(super) fn unit(self, byte: u8) -> Option<u8> {
         match (self, byte) {
-            (Self::Plain, 0) => None,
+            (Self::Plain, 0 | b'\r' | b'\n') | (Self::Lines, 0) => None,
             (Self::Base64, b'-') => Some(b'+'),
             (Self::Base64, b'_') => Some(b'/'),
             (Self::Base64, b'\r' | b'\n') => None,
-            (Self::Hex, b':' | b'-' | b' ' | b'\r' | b'\n') => None,
+            (Self::Hex, b':' | b'-' | b' ' | b'\t' | b'\r' | b'\n') => None,
             (Self::Hex, _) => Some(byte.to_ascii_lowercase()),
             _ => Some(byte),
         }
@@ -38,12 +51,13 @@ impl Alphabet {
     /// The bytes that stand for one of `units` or for nothing.
     pub(super) fn spellings(self, mut units: ByteSet) -> ByteSet {
         let nothing: &[u8] = match self {
-            Self::Plain => b"\0",
+            Self::Plain => b"\0\r\n",
+            Self::Lines => b"\0",
             Self::Base64 => b"\r\n",
-            Self::Hex => b":- \r\n",
+            Self::Hex => b":- \t\r\n",
         };
         let others: &[(u8, u8)] = match self {
-            Self::Plain => &[],
+            Self::Plain | Self::Lines => &[],
             Self::Base64 => &[(b'+', b'-'), (b'/', b'_')],
             Self::Hex => &[(b'a', b'A'), (b'b', b'B'), (b'c', b'C'), (b'd', b'D'), (b'e', b'E'), (b'f', b'F')],
         };

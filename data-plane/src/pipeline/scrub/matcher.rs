@@ -4,10 +4,15 @@
 use std::ops::Range;
 
 use super::{
-    alphabet::Alphabet,
+    alphabet::{Alphabet, is_blank, is_line_break},
     needles::{Inner, Needle},
     token::{self, Schemes, Token},
 };
+
+/// Bytes that stand for nothing between two units, without those of an indentation.
+const MOST_SKIPPED: u8 = 3;
+/// Blanks with which a line is indented. YAML in YAML and logs of several levels have fewer.
+const MOST_INDENT: u8 = 64;
 
 /// How far a needle has been followed. Positions are those of the buffer that is being searched.
 #[derive(Clone, Copy, Default)]
@@ -20,6 +25,8 @@ pub(super) struct State {
     pub(super) position: usize,
     /// Tokens that stand for nothing since the last unit.
     skipped: u8,
+    /// Behind a line break since the last unit: how many blanks have followed it.
+    indent: Option<u8>,
     /// An escape begins at `position` and isn't complete.
     cut: bool,
 }
@@ -39,6 +46,7 @@ impl State {
     fn forget(&mut self) {
         self.matched = 0;
         self.skipped = 0;
+        self.indent = None;
     }
 }
 
@@ -66,7 +74,7 @@ impl<'a> Matcher<'a> {
             if state.matched == 0 && state.position >= until {
                 return;
             }
-            if state.matched > 0 && self.go_on(state) > 0 {
+            if state.matched > 0 && state.indent.is_none() && self.go_on(state) > 0 {
                 continue;
             }
             match self.token(state.position) {
@@ -77,7 +85,7 @@ impl<'a> Matcher<'a> {
                         self.unit(state, byte, if at == count { length } else { 0 }, hits);
                     }
                 }
-                Token::Nothing(length) => self.skip(state, length),
+                Token::Nothing(length) => self.skip(state, None, length),
                 Token::Incomplete => {
                     state.cut = true;
                     return;
@@ -116,7 +124,9 @@ impl<'a> Matcher<'a> {
 
     #[inline]
     fn unit(&self, state: &mut State, byte: u8, length: usize, hits: &mut Vec<Range<usize>>) {
-        let Some(unit) = self.needle.alphabet.unit(byte) else { return self.skip(state, length) };
+        let Some(unit) = self.unit_of(byte, state.indent.is_some()) else {
+            return self.skip(state, Some(byte), length);
+        };
         while state.matched > 0 && self.text.get(state.matched) != Some(&unit) {
             self.fall_back(state);
         }
@@ -130,6 +140,7 @@ impl<'a> Matcher<'a> {
         }
         state.matched += 1;
         state.skipped = 0;
+        state.indent = None;
         if state.matched == self.text.len() {
             hits.push(state.begin..state.position);
             // The end of one occurrence may be the beginning of the next: all are found, wherever
@@ -144,10 +155,13 @@ impl<'a> Matcher<'a> {
         let border = self.needle.border(self.text, state.matched);
         let mut dropped = state.matched - border;
         state.matched = border;
+        let mut behind_break = false;
         while border > 0 && state.begin < state.position {
             let (units, length) = match self.token(state.begin) {
                 Token::Text { bytes: [byte, ..], count: 1, length } => {
-                    (usize::from(self.needle.alphabet.unit(byte).is_some()), length)
+                    let is_unit = self.unit_of(byte, behind_break).is_some();
+                    behind_break = !is_unit && (behind_break || is_line_break(byte));
+                    (usize::from(is_unit), length)
                 }
                 Token::Text { count, length, .. } => (count.into(), length),
                 Token::Nothing(length) => (0, length),
@@ -161,19 +175,39 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// A few bytes that stand for nothing may stand between two units: a line break, the NULs of
-    /// UTF-32. More of them, or an empty line, end a match: else an event that ends in a unit and
-    /// two line breaks would be held back.
-    fn skip(&self, state: &mut State, length: usize) {
+    /// The unit that a byte stands for. Blanks behind a line break are the next line's indentation.
+    fn unit_of(&self, byte: u8, behind_break: bool) -> Option<u8> {
+        let alphabet = self.needle.alphabet;
+        let is_indent = behind_break && is_blank(byte) && alphabet != Alphabet::Lines;
+        if is_indent { None } else { alphabet.unit(byte) }
+    }
+
+    /// A few bytes that stand for nothing may stand between two units: a line break and the next
+    /// line's indentation, the NULs of UTF-32. More of them, or an empty line, end a match: else an
+    /// event that ends in a unit and two line breaks would be held back.
+    ///
+    /// `byte`: what was read; `None` for an escape that stands for nothing by itself.
+    fn skip(&self, state: &mut State, byte: Option<u8>, length: usize) {
         let at = state.position;
         state.position += length;
         if state.matched == 0 {
             return;
         }
-        state.skipped = state.skipped.saturating_add(1);
-        let newline = |at: Option<usize>| at.and_then(|at| self.body.get(at)) == Some(&b'\n');
-        let empty_line = self.needle.alphabet != Alphabet::Plain && newline(Some(at)) && newline(at.checked_sub(1));
-        if state.skipped > 3 || empty_line {
+        let is_break = byte.is_some_and(is_line_break);
+        let is_done = match state.indent {
+            Some(blanks) if !is_break => {
+                state.indent = Some(blanks.saturating_add(1));
+                blanks >= MOST_INDENT
+            }
+            indent => {
+                let newline = |at: Option<usize>| at.and_then(|at| self.body.get(at)) == Some(&b'\n');
+                let is_empty_line = newline(Some(at)) && newline(at.checked_sub(1));
+                state.skipped = state.skipped.saturating_add(1);
+                state.indent = is_break.then_some(0);
+                state.skipped > MOST_SKIPPED || is_empty_line || indent.is_some_and(|blanks| blanks > 0)
+            }
+        };
+        if is_done {
             state.forget();
         }
     }

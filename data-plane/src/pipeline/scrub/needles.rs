@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
-    alphabet::{Alphabet, ByteSet, MIN_ENCODED},
+    alphabet::{Alphabet, ByteSet, MIN_ENCODED, is_blank, is_line_break},
     prefilter::Prefilter,
     spaced,
-    token::Schemes,
+    token::{self, Schemes},
 };
 
 /// Shorter values are not secrets (a user name, a region); to search for them would destroy clean
@@ -75,9 +75,9 @@ impl Needles {
             }
         }
         let mut inner = Inner::of(&searched);
-        if searched.iter().any(|v| v.iter().any(is_line_break)) {
+        if searched.iter().any(|v| v.iter().any(|b| is_line_break(*b))) {
             let mut flat: Vec<Vec<u8>> =
-                searched.iter().map(|v| v.iter().copied().filter(|b| !is_line_break(b)).collect()).collect();
+                searched.iter().map(|v| v.iter().copied().filter(|b| !is_line_break(*b)).collect()).collect();
             let both = searched.iter().copied().chain(flat.iter().map(Vec::as_slice).filter(|v| v.len() >= MIN_VALUE));
             inner.joined = Some(Self { inner: Arc::new(Inner::of(&both.collect::<Vec<_>>())) });
             flat.iter_mut().for_each(|v| v.zeroize());
@@ -123,21 +123,48 @@ impl Needles {
     }
 }
 
-fn is_line_break(byte: &u8) -> bool {
-    matches!(byte, b'\r' | b'\n')
+/// Ways of writing a quote by another, in which no byte introduces an escape: CSV and SQL double
+/// it, shells end the quoted text. Empty for nearly every value.
+fn requoted(value: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    const WAYS: [(u8, &[u8]); 4] = [(b'"', b"\"\""), (b'\'', b"''"), (b'\'', b"'\"'\"'"), (b'\'', b"'\\''")];
+    let ways = WAYS.iter().filter(|(quote, _)| value.contains(quote));
+    let write = |(quote, by): &(u8, &[u8])| {
+        let mut text = Zeroizing::new(Vec::with_capacity(by.len() * value.len()));
+        value.iter().for_each(|b| if b == quote { text.extend_from_slice(by) } else { text.push(*b) });
+        text
+    };
+    ways.map(write).collect()
 }
 
-/// `%XX`, `\uXXXX` and `&#…;` in base64 or not: the schemes in which `+`, `/` and `=` are written
-/// otherwise.
-const TEXT_SCHEMES: Schemes = Schemes::BACKSLASH.and(Schemes::PERCENT).and(Schemes::HTML);
+/// What is left of `text` without what may be written between its lines, and the alphabet for it.
+fn unfolded(text: &[u8]) -> (Zeroizing<Vec<u8>>, Alphabet) {
+    let (mut flat, mut breaks, mut is_indent) = (Zeroizing::new(Vec::with_capacity(text.len())), 0, false);
+    for byte in text {
+        if is_line_break(*byte) {
+            breaks += usize::from(*byte == b'\n');
+            is_indent = true;
+        } else if !(is_indent && is_blank(*byte)) {
+            (breaks, is_indent) = (0, false);
+            flat.push(*byte);
+        }
+        if breaks > 1 {
+            return (Zeroizing::new(text.to_vec()), Alphabet::Lines);
+        }
+    }
+    if flat.len() < MIN_VALUE { (Zeroizing::new(text.to_vec()), Alphabet::Lines) } else { (flat, Alphabet::Plain) }
+}
 
 impl Inner {
     fn of(values: &[&[u8]]) -> Self {
         let mut inner = Self::default();
         let values = || values.iter().copied();
-        let size = |v: &[u8]| if v.len() < MIN_ENCODED { v.len() } else { v.len() * 3 + 4 * v.len() + 12 };
+        // Itself, without escapes and with other quotes; in base64 and in hex.
+        let size = |v: &[u8]| {
+            let requoted: usize = requoted(v).iter().map(|text| text.len()).sum();
+            2 * v.len() + requoted + if v.len() < MIN_ENCODED { 0 } else { v.len() * 2 + 4 * v.len() + 12 }
+        };
         inner.texts.reserve_exact(values().map(size).sum()); // never grows: that would leave copies behind
-        inner.needles.reserve_exact(values().map(|v| if v.len() < MIN_ENCODED { 6 } else { 13 }).sum());
+        inner.needles.reserve_exact(values().map(|v| if v.len() < MIN_ENCODED { 6 } else { 14 }).sum());
         for value in values() {
             inner.add(value);
         }
@@ -157,26 +184,44 @@ impl Inner {
     }
 
     fn add(&mut self, value: &[u8]) {
-        let begin = self.append(value);
-        let end = self.texts.len();
-        // Each scheme alone reads exactly what it wrote, whatever the value holds; all together
-        // read a mixture.
-        self.needle(begin, end, Alphabet::Plain, Schemes::NONE);
-        for schemes in [Schemes::BACKSLASH, Schemes::PERCENT, Schemes::HTML, Schemes::QUOTED, Schemes::ALL] {
-            self.needle(begin, end, Alphabet::Plain, schemes);
+        let (text, alphabet) = unfolded(value);
+        let plain = self.needles.len();
+        let (begin, end) = self.append(&text);
+        // Each scheme alone reads exactly what it wrote, whatever the value holds.
+        for schemes in [Schemes::NONE, Schemes::BACKSLASH, Schemes::PERCENT, Schemes::HTML, Schemes::QUOTED] {
+            self.needle(begin, end, alphabet, schemes);
         }
-        let plain = self.needles.len() - 6;
-        self.prefilter.add(value, plain, Alphabet::Plain);
+        self.prefilter.add(&text, plain, alphabet);
+        self.add_nested(&text, begin, end, alphabet);
+        for text in requoted(&text) {
+            let needle = self.needles.len();
+            let (begin, end) = self.append(&text);
+            self.needle(begin, end, alphabet, Schemes::NONE);
+            self.prefilter.add(&text, needle, alphabet);
+        }
         if value.len() >= MIN_ENCODED {
             (0..3).for_each(|shift| self.add_base64(value, shift));
             self.add_hex(value);
         }
     }
 
-    fn append(&mut self, text: &[u8]) -> usize {
+    /// All schemes together read a mixture, and escapes over one another. They also read what the
+    /// text itself holds of them, so that is what is searched for.
+    fn add_nested(&mut self, text: &[u8], begin: usize, end: usize, alphabet: Alphabet) {
+        if text.iter().all(|b| Schemes::introduced_by(*b) == Schemes::NONE) {
+            return self.needle(begin, end, alphabet, Schemes::NESTED);
+        }
+        let unescaped = Zeroizing::new(token::unescaped(text, Schemes::NESTED));
+        let (text, alphabet) = unfolded(&unescaped);
+        let (begin, end) = if text.len() < MIN_VALUE { (begin, end) } else { self.append(&text) };
+        self.needle(begin, end, alphabet, Schemes::NESTED);
+    }
+
+    /// Returns where the text begins and ends.
+    fn append(&mut self, text: &[u8]) -> (usize, usize) {
         let begin = self.texts.len();
         self.texts.extend_from_slice(text);
-        begin
+        (begin, self.texts.len())
     }
 
     fn needle(&mut self, begin: usize, end: usize, alphabet: Alphabet, schemes: Schemes) {
@@ -205,11 +250,10 @@ impl Inner {
         let first = [0, 2, 3].get(shift).copied().unwrap_or_default();
         let last = if padded.len() % 3 == 0 { length } else { length - 1 };
         let core = encoded.get(first..last).unwrap_or_default();
-        let begin = self.append(core);
-        let end = self.texts.len();
+        let (begin, end) = self.append(core);
+        let needle = self.needles.len();
         self.needle(begin, end, Alphabet::Base64, Schemes::NONE);
-        let needle = self.needles.len() - 1;
-        self.needle(begin, end, Alphabet::Base64, TEXT_SCHEMES);
+        self.needle(begin, end, Alphabet::Base64, Schemes::NESTED);
         self.prefilter.add(core, needle, Alphabet::Base64);
         padded.zeroize();
         encoded.zeroize();
@@ -224,8 +268,9 @@ impl Inner {
             }
         }
         let end = self.texts.len();
+        let needle = self.needles.len();
         self.needle(begin, end, Alphabet::Hex, Schemes::NONE);
-        let needle = self.needles.len() - 1;
+        self.needle(begin, end, Alphabet::Hex, Schemes::NESTED);
         self.prefilter.add(self.texts.get(begin..end).unwrap_or_default(), needle, Alphabet::Hex);
     }
 

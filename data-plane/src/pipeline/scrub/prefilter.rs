@@ -34,6 +34,10 @@ const MIN_SEARCHED: usize = if cfg!(test) { 0 } else { 128 * 1024 };
 /// Shorter texts, such as values of headers, are always searched by the table.
 const MIN_BODY: usize = if cfg!(test) { 0 } else { 128 };
 
+/// Bytes that stand for nothing, within which the next unit is looked for. More than a match holds
+/// in a row.
+const MOST_NOTHING: usize = 80;
+
 /// The windows of one set of needles.
 pub(super) struct Prefilter {
     /// By pair of bytes: how far the window's end is at least.
@@ -169,9 +173,10 @@ impl Prefilter {
     #[inline]
     pub(super) fn may_go_on(&self, body: &[u8], end: usize, nothing: Nothing) -> bool {
         self.may_end_prefix(body, end) && {
-            let next = body.get(end..).unwrap_or_default().iter().find(|byte| !nothing(**byte));
+            let behind = body.get(end..).unwrap_or_default().iter().take(MOST_NOTHING);
+            let next = behind.copied().find(|byte| !nothing(*byte));
             let last = end.checked_sub(1).and_then(|at| body.get(at));
-            last.is_some_and(|last| next.is_none_or(|next| self.may_be_in_window(*last, *next)))
+            last.is_some_and(|last| next.is_none_or(|next| self.may_be_in_window(*last, next)))
         }
     }
 

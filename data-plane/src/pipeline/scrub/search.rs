@@ -22,6 +22,8 @@ const LINE: usize = 8;
 
 /// Longest raw beginning of a match, in bytes for each unit: three may stand for nothing.
 const BYTES_A_UNIT: usize = 4;
+/// And the indentation of a line.
+const INDENT: usize = 64;
 
 /// How far the needles have been followed.
 #[derive(Default)]
@@ -29,8 +31,8 @@ pub(super) struct Followed {
     /// One a needle for what [`Noticed::Beginning`] says, then one a needle for
     /// [`Noticed::Spaced`]. Empty until one is followed.
     states: Vec<State>,
-    /// The end of the last escape, by scheme: no match begins within it.
-    escapes: [usize; 4],
+    /// The end of the last escape, by scheme ([`Schemes::EACH`]): no match begins within it.
+    escapes: [usize; 5],
     /// Something above isn't what it was at the beginning.
     moved: bool,
 }
@@ -63,7 +65,7 @@ impl Followed {
     pub(super) fn reset(&mut self) {
         if std::mem::take(&mut self.moved) {
             self.states.fill(State::default());
-            self.escapes = [0; 4];
+            self.escapes = [0; 5];
         }
     }
 
@@ -89,7 +91,7 @@ impl Followed {
     fn escape_ends(&mut self, of: Schemes, at: usize) {
         self.moved = true;
         for (scheme, end) in Schemes::EACH.into_iter().zip(&mut self.escapes) {
-            *end = if scheme == of { at } else { *end };
+            *end = if of.contains(scheme) { at } else { *end };
         }
     }
 }
@@ -213,7 +215,19 @@ impl<'a> Search<'a> {
         if at < self.followed.last_escape(scheme) {
             return; // the second of two backslashes
         }
-        match token::read(rest, scheme, self.last) {
+        let token = token::read(rest, scheme, self.last);
+        // Nested ones first: no needle of theirs begins within an escape either.
+        if at >= self.followed.last_escape(Schemes::NESTED_ONLY) {
+            let nested =
+                if token::may_be_nested(token) { token::read(rest, Schemes::NESTED, self.last) } else { token };
+            self.read(at, Schemes::NESTED_ONLY, nested, incomplete);
+        }
+        self.read(at, scheme, token, incomplete);
+    }
+
+    /// `token` stands at `at` for needles with `scheme`.
+    fn read(&mut self, at: usize, scheme: Schemes, token: Token, incomplete: &mut Option<usize>) {
+        match token {
             Token::Text { length: 1, .. } => {} // no escape
             Token::Text { bytes, count, length } => {
                 let bytes = bytes.get(..count.into()).unwrap_or_default();
@@ -241,10 +255,13 @@ impl<'a> Search<'a> {
         self.inner.escaped.contains(byte) || matches!(byte, b'-' | b'_') || stands_for_nothing_somewhere(byte)
     }
 
-    /// Needles that hold an escape of a scheme.
+    /// Needles that hold an escape of a scheme: of that alone, or over one another.
     fn needles_with(&self, scheme: Schemes) -> impl Iterator<Item = usize> + use<'a> {
         let needles = self.inner.needles.iter().enumerate();
-        needles.filter(move |(_, needle)| needle.schemes.contains(scheme)).map(|(index, _)| index)
+        let reads = move |needle: &Needle| {
+            needle.schemes.contains(scheme) && needle.schemes.is_nested() == scheme.is_nested()
+        };
+        needles.filter(move |(_, needle)| reads(needle)).map(|(index, _)| index)
     }
 
     /// An escape at `at` stands for `bytes`, or for nothing.
@@ -288,7 +305,7 @@ impl<'a> Search<'a> {
         let Some(n) = self.inner.needles.get(needle) else { return end };
         let read = self.followed.state(noticed, needle).map_or(0, |s| s.position);
         let floor =
-            read.max(self.followed.last_escape(n.schemes)).max(end.saturating_sub(BYTES_A_UNIT * n.len())).min(end);
+            read.max(self.followed.last_escape(n.schemes)).max(end.saturating_sub(BYTES_A_UNIT * n.len() + INDENT)).min(end);
         let before = self.body.get(floor..end).unwrap_or_default();
         let part = |b: &&u8| n.alphabet.unit(**b).is_none_or(|u| n.bytes.contains(u));
         end - before.iter().rev().take_while(part).count()

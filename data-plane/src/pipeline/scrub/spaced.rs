@@ -1,10 +1,10 @@
 //! Bytes that stand for nothing between the units of a needle: NULs of UTF-16 and UTF-32, line
-//! breaks in base64, separators in hex.
+//! breaks and the indentation behind them, separators in hex.
 //!
 //! A needle with such a byte among its first bytes has no window ([`super::prefilter`]). It is
 //! found where the first of these bytes is.
 
-use super::alphabet::MIN_ENCODED;
+use super::alphabet::{MIN_ENCODED, is_blank, is_line_break};
 
 /// Digits of the shortest value in hex. A needle in hex is a run of at least so many digits and
 /// separators.
@@ -26,7 +26,7 @@ const fn kinds() -> [u8; 256] {
     while byte < kinds.len() {
         kinds[byte] = match byte as u8 {
             b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' => DIGIT,
-            b':' | b'-' | b' ' | b'\r' | b'\n' => SEPARATOR,
+            b':' | b'-' | b' ' | b'\t' | b'\r' | b'\n' => SEPARATOR,
             _ => 0,
         };
         byte += 1;
@@ -50,8 +50,9 @@ pub(super) type Nothing = fn(u8) -> bool;
 pub(super) fn nuls_and_line_breaks(body: &[u8], from: usize, mut found: impl FnMut(usize, Nothing)) {
     let mut visit = |at: usize| {
         let byte = |at: usize| body.get(at).copied();
-        let nothing = if byte(at) == Some(0) { is_nul } else { is_line_break };
-        if !at.checked_sub(1).and_then(byte).is_some_and(nothing) {
+        let (same, nothing): (Nothing, Nothing) =
+            if byte(at) == Some(0) { (is_nul, is_nul) } else { (is_line_break, is_fold) };
+        if !at.checked_sub(1).and_then(byte).is_some_and(same) {
             found(at, nothing);
         }
     };
@@ -96,8 +97,9 @@ fn is_nul(byte: u8) -> bool {
     byte == 0
 }
 
-fn is_line_break(byte: u8) -> bool {
-    matches!(byte, b'\r' | b'\n')
+/// A line break, or the indentation of the line behind it.
+fn is_fold(byte: u8) -> bool {
+    is_line_break(byte) || is_blank(byte)
 }
 
 /// Calls `found` for the first byte of each run of separators, where digits and separators are as

@@ -104,11 +104,82 @@ fn forms(c: &[u8]) -> Vec<(String, Vec<u8>)> {
     if lines.iter().all(|l| !l.ends_with(b"=") && !l.ends_with(b"=3")) {
         forms.push(("quoted-printable in lines".into(), lines.join(&b"=\r\n"[..])));
     }
+    forms.extend(nested(text));
+    forms.extend(folded(c));
     let wide = |f: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(f).collect::<Vec<u8>>();
     forms.push(("UTF-16LE".into(), wide(u16::to_le_bytes)));
     forms.push(("UTF-16BE".into(), wide(u16::to_be_bytes)));
     forms.push(("UTF-32LE".into(), text.chars().flat_map(|c| (c as u32).to_le_bytes()).collect()));
     forms.push(("UTF-32BE".into(), text.chars().flat_map(|c| (c as u32).to_be_bytes()).collect()));
+    forms
+}
+
+/// Escaped twice and three times: results of MCP tools are JSON in JSON, redirects hold URLs in
+/// queries, pages hold JSON in attributes.
+fn nested(text: &str) -> Vec<(String, Vec<u8>)> {
+    type Write = fn(&str) -> String;
+    let json: Write = |t| {
+        let quoted = serde_json::to_string(t).unwrap();
+        quoted[1..quoted.len() - 1].to_owned()
+    };
+    let php: Write = |t| {
+        let quoted = serde_json::to_string(t).unwrap();
+        quoted[1..quoted.len() - 1].replace('/', "\\/")
+    };
+    let go: Write = |t| {
+        let quoted = serde_json::to_string(t).unwrap();
+        let escaped = |s: String, c| s.replace(c, &format!("\\u{:04x}", c as u32));
+        "<>&+=".chars().fold(quoted[1..quoted.len() - 1].to_owned(), escaped)
+    };
+    let percent: Write = |t| {
+        let unreserved = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+        t.bytes().map(|b| if unreserved(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    };
+    let html: Write = |t| t.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;");
+    let all: [(&str, Write); 5] =
+        [("JSON", json), ("JSON of PHP", php), ("JSON of Go", go), ("percent", percent), ("HTML", html)];
+    let mut forms = Vec::new();
+    for (inner, write) in all {
+        for (outer, again) in all {
+            let twice = again(&write(text));
+            forms.push((format!("{inner} in {outer}"), twice.clone().into_bytes()));
+            forms.push((format!("{inner} in {outer} in {outer}"), again(&twice).into_bytes()));
+            forms.push((format!("{inner} in {outer} in JSON"), json(&twice).into_bytes()));
+        }
+    }
+    forms
+}
+
+/// Lines that begin with blanks: folded header fields, LDIF, YAML, indented JSON in JSON.
+fn folded(c: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut forms = Vec::new();
+    let hex = |c: &[u8]| c.iter().map(|b| format!("{b:02x}")).collect::<String>().into_bytes();
+    let is_escape = |b: &u8| b"\\%&=".contains(b);
+    for (name, text) in [("raw", c.to_vec()), ("hex", hex(c))] {
+        // Behind an escape, a text must be escaped itself.
+        let separators = ["\n", "\n ", "\r\n\t", "\n                                                                "];
+        let escaped = ["\\n", "\\r\\n  ", "&#10;", "%0A%20", "\\\\n"];
+        let escaped = escaped.iter().filter(|_| !text.iter().any(is_escape));
+        for separator in separators.iter().chain(escaped) {
+            for width in [1, 2, 11, 20] {
+                let lines: Vec<&[u8]> = text.chunks(width).collect();
+                let name = format!("{name} in lines of {width} by {separator:?}");
+                forms.push((name, lines.join(separator.as_bytes())));
+            }
+        }
+    }
+    let breaks =
+        ["\n ", "\r\n\t", "\n        ", "\r\n  \t ", "\\n    ", "\\\\n", "\\\\r\\\\n  ", "&#10; ", "%0A%20", "=\r\n", "\\u000a "];
+    for pad in 0..3 {
+        let text = b64::STANDARD.encode64(&[&b"xyz"[..pad], c].concat());
+        for separator in breaks {
+            for width in [5, 20, 33] {
+                let lines: Vec<&str> = (0..text.len()).step_by(width).map(|at| &text[at..text.len().min(at + width)]).collect();
+                let name = format!("base64 {pad} in lines of {width} by {separator:?}");
+                forms.push((name, lines.join(separator).into_bytes()));
+            }
+        }
+    }
     forms
 }
 
@@ -211,6 +282,46 @@ fn what_stands_for_nothing_within_the_first_bytes_hides_nothing_at_any_split() {
             for cut in 7..12 + form.len().min(30) {
                 assert_eq!(scrub(&needles, &[&body[..cut], &body[cut..]]), whole, "{name} cut at {cut}");
             }
+        }
+    }
+}
+
+#[test]
+fn quotes_that_are_written_by_other_quotes_hide_nothing() {
+    let c: &str = r#"sk-'REAL"9f3c-"'tail"#;
+    for written in [
+        c.replace('"', "\"\""),
+        c.replace('\'', "''"),
+        c.replace('\'', r#"'"'"'"#),
+        c.replace('\'', r"'\''"),
+        c.replace('"', "\\042").replace('\'', "\\047"),
+        c.replace('"', "&QUOT;").replace('-', "\\-"),
+    ] {
+        let body = format!("<{written}>");
+        let (clean, hits) = scrub(&needles(&[c.as_bytes()]), &[body.as_bytes()]);
+        assert!(hits == 1 && clean[1..body.len() - 1].iter().all(|b| *b == b'*'), "{}", clean.escape_ascii());
+    }
+}
+
+#[test]
+fn a_key_of_several_lines_is_found_however_they_are_indented_and_ended() {
+    let pem = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\n-----END KEY-----\n";
+    let with_empty_line = "-----BEGIN KEY-----\nProc-Type: 4\n\nMIIEvQIBADANBgkqhkiG9w0B\n-----END KEY-----\n";
+    for (value, written) in [
+        (pem, pem.replace('\n', "\r\n")),
+        (pem, pem.replace('\n', "\n      ")),
+        (pem, pem.replace('\n', "")),
+        (pem, pem.replace('\n', "\\n")),
+        (pem, pem.replace('\n', "\\\\n")),
+        (with_empty_line, with_empty_line.to_owned()),
+        (with_empty_line, with_empty_line.replace('\n', "\\n")),
+    ] {
+        let body = format!("key: |\n      {written}rest");
+        let whole = scrub(&needles(&[value.as_bytes()]), &[body.as_bytes()]);
+        assert!(whole.1 == 1 && !holds(&whole.0, b"MII"), "{}", whole.0.escape_ascii());
+        for cut in 1..body.len() {
+            let cut = [&body.as_bytes()[..cut], &body.as_bytes()[cut..]];
+            assert_eq!(scrub(&needles(&[value.as_bytes()]), &cut), whole);
         }
     }
 }
