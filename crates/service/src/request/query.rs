@@ -85,6 +85,23 @@ pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'{' | b'}' | b'|' | b'\\' | b'^' | b'`')
 }
 
+/// The query with every `%` as `%25` that begins no escape. WHATWG's URLs leave it as it is
+/// (`?discount=50%`), and servers read it so.
+pub(super) fn with_escaped_percents(query: &str) -> Cow<'_, str> {
+    let begins_escape = |at: usize| escape(&mut query.get(at + 1..).unwrap_or_default().bytes()).is_ok();
+    if query.match_indices('%').all(|(at, _)| begins_escape(at)) {
+        return Cow::Borrowed(query);
+    }
+    let mut out = String::with_capacity(query.len() + 16);
+    for (at, c) in query.char_indices() {
+        out.push(c);
+        if c == '%' && !begins_escape(at) {
+            out.push_str("25");
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Refuses a query with forbidden characters, or with a parameter that overrides the method. With
 /// `may_override` it gives the method that one parameter asks for.
 pub(super) fn check_query(query: &str, may_override: bool) -> Result<Option<Method>, TargetError> {

@@ -28,8 +28,8 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Parses `rest`, the agent's path and query after `/api/SERVICE`: `""` or `/…`. The service's
     /// `base_path` is prepended unless the path starts with it. Characters that no URI holds, and
-    /// that some clients send nevertheless, are percent-encoded: `{`, `"` and their kind in the
-    /// query, and `ü` in either.
+    /// that some clients send nevertheless, are percent-encoded: `[`, `{`, `"`, `|` and their kind,
+    /// `ü`, and in the query a `%` that begins no escape.
     ///
     /// # Errors
     /// [`TargetError`]. The request must be refused with `request_invalid`.
@@ -42,8 +42,12 @@ impl<'a> Target<'a> {
         let mut method_override = None;
         let query = match query {
             Some(query) => {
-                method_override = query::check_query(query, service.allow_method_override)?;
-                Some(percent_encoded(query, query::is_plain))
+                let query = query::with_escaped_percents(query);
+                method_override = query::check_query(&query, service.allow_method_override)?;
+                Some(match query {
+                    Cow::Borrowed(query) => percent_encoded(query, query::is_plain),
+                    Cow::Owned(query) => Cow::Owned(percent_encoded(&query, query::is_plain).into_owned()),
+                })
             }
             None => None,
         };
@@ -187,7 +191,7 @@ fn check_characters(segments: &str, rules: PathRules) -> Result<(), TargetError>
             (b'\\', true) => allowed(PathRules::BACKSLASH, TargetError::EscapedBackslash)?,
             (b'%', true) => allowed(PathRules::PERCENT, TargetError::EscapedPercent)?,
             (b';', _) => allowed(PathRules::SEMICOLON, TargetError::PathParameter)?,
-            (_, false) if !is_uri_byte(byte) => return Err(TargetError::Character),
+            (_, false) if !is_uri_byte(byte) && !is_escaped_for_clients(byte) => return Err(TargetError::Character),
             _ => {}
         }
     }
@@ -210,6 +214,12 @@ pub(super) fn percent_encoded(text: &str, is_sent: impl Fn(u8) -> bool) -> Cow<'
         }
     }
     Cow::Owned(out)
+}
+
+/// What no path holds raw, but fetch, httpx and curl send so: it means the same escaped and raw.
+/// Not `\`, which some servers read as `/`, and not `#`, where others cut.
+fn is_escaped_for_clients(byte: u8) -> bool {
+    b"[]{}|^\"<>`".contains(&byte)
 }
 
 /// What a path holds (RFC 3986, 3.3), and the `%` of an escape.

@@ -108,10 +108,6 @@ fn what_servers_read_in_two_ways_is_refused() {
         ("/v1/x%7f", E::EscapedControl),
         ("/v1/models#/v1/admin", E::Character),
         ("/v1/a b", E::Character),
-        ("/v1/a\"b", E::Character),
-        ("/v1/[a]", E::Character),
-        ("/v1/{a}", E::Character),
-        ("/v1/a|b", E::Character),
         ("/v1/%EF%BC%8Fadmin", E::NonAscii),
         ("/v1/adm%C4%B1n/keys", E::NonAscii),
         ("/v1/%c0%ae%c0%ae/", E::NonAscii),
@@ -192,11 +188,24 @@ fn a_service_that_takes_any_path_takes_no_dot_segment_in_any_spelling() {
 #[test]
 fn characters_that_no_uri_holds_are_escaped() {
     let path = |rest: &str| Target::parse(&s3(), rest).map(|t| t.path().to_owned());
-    for raw in ["|", "{", "}", "[", "]", "\"", "<", ">", "^", "`", " ", "\\", "#"] {
+    for raw in [" ", "\\", "#"] {
         assert_eq!(path(&format!("/a{raw}b")), Err(TargetError::Character), "{raw}");
     }
+    for raw in ["|", "{", "}", "[", "]", "\"", "<", ">", "^", "`"] {
+        let escaped = format!("/a%{:02X}b", raw.as_bytes()[0]);
+        assert_eq!(path(&format!("/a{raw}b")), path(&escaped), "{raw}");
+        assert_eq!(path(&format!("/a{raw}b")).unwrap(), escaped);
+        assert_eq!(path(&format!("/{raw}../b")).unwrap_err(), path(&format!("/{}../b", &escaped[2..5])).unwrap_err());
+    }
+    assert_eq!(path("/contents/[id].tsx").unwrap(), "/contents/%5Bid%5D.tsx");
     assert_eq!(path("/T\u{e2}ches").unwrap(), "/T%C3%A2ches");
     let query = |query: &str| Target::parse(&service(""), &format!("/x?{query}")).unwrap().query().unwrap().to_owned();
+    for (raw, sent) in
+        [("a=50%", "a=50%25"), ("%=%4&b=%zz", "%25=%254&b=%25zz"), ("a=%u0041%41", "a=%25u0041%41"), ("%%41", "%25%41")]
+    {
+        assert_eq!(query(raw), sent, "{raw}");
+    }
+    assert_eq!(refused("/x?%_method=%_method&_method=PUT%"), TargetError::MethodOverride);
     assert_eq!(query(r#"query=up{job="a"}"#), "query=up%7Bjob=%22a%22%7D");
     assert_eq!(query("a=<b>|c\\d^e`"), "a=%3Cb%3E%7Cc%5Cd%5Ee%60");
     assert_eq!(query("q=\u{fc}"), "q=%C3%BC");
@@ -297,8 +306,6 @@ fn a_query_that_would_break_a_line_or_hide_a_byte_is_refused() {
         ("a=%00", E::Control),
         ("a%0d%0ab=1", E::Control),
         ("a=\n", E::Control),
-        ("a=%", E::BadEscape),
-        ("a=%4", E::BadEscape),
         ("a=#b", E::Character),
         ("a= b", E::Character),
     ] {

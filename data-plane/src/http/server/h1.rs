@@ -115,7 +115,7 @@ impl H1 {
         loop {
             self.shared.lock().inbox.rewind();
             let (response, terms) = match poll_fn(|cx| self.poll_next_request(cx, stopped.as_mut())).await {
-                NextRequest::Request(request, terms) => match self.handled(serve.handle(request)).await {
+                NextRequest::Request(request, terms) => match self.handled(serve.handle(request), terms.last).await {
                     Some(response) => (response, terms),
                     None => return End::Gone,
                 },
@@ -213,13 +213,17 @@ impl H1 {
         Ok(NextRequest::Request(request.map(|()| body), terms))
     }
 
-    /// The answer, unless the agent goes first.
-    async fn handled<F: Future<Output = Response<B>> + Unpin, B>(&self, mut handling: F) -> Option<Response<B>> {
+    /// The answer, unless the agent goes first. After its `last` request it may end its side.
+    async fn handled<F: Future<Output = Response<B>> + Unpin, B>(
+        &self,
+        mut handling: F,
+        last: bool,
+    ) -> Option<Response<B>> {
         poll_fn(|cx| {
             if let Poll::Ready(response) = Pin::new(&mut handling).poll(cx) {
                 return Poll::Ready(Some(response));
             }
-            self.shared.lock().poll_gone(cx).map(|()| None)
+            self.shared.lock().poll_gone(cx, last).map(|()| None)
         })
         .await
     }
@@ -246,7 +250,7 @@ impl H1 {
             Framing::Chunked => Sending::Chunked(body, false),
             Framing::ToEnd => Sending::ToEnd(body),
         };
-        if poll_fn(|cx| self.poll_answer(cx, &mut sending)).await.is_err() {
+        if poll_fn(|cx| self.poll_answer(cx, &mut sending, terms.last)).await.is_err() {
             // An answer that goes to the connection's end would pass for the whole; and what an
             // agent may not have any more is not to reach it from the kernel's buffers either.
             let reset = to_end || sending.body().is_some_and(is_severed);
@@ -267,6 +271,7 @@ impl H1 {
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut Sending<B>,
+        may_end: bool,
     ) -> Poll<Result<(), Broken>> {
         loop {
             // Not under the lock: an answer's body may drive the request's.
@@ -281,7 +286,7 @@ impl H1 {
             let wrote = if self.outbox.is_empty() {
                 match stream.as_mut().poll_flush(cx) {
                     Poll::Ready(Ok(())) if waits => {
-                        return inner.poll_gone(cx).map(|()| Err(Broken));
+                        return inner.poll_gone(cx, may_end).map(|()| Err(Broken));
                     }
                     Poll::Ready(Ok(())) if sending.is_broken() => return Poll::Ready(Err(Broken)),
                     Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),

@@ -66,6 +66,9 @@ pub(super) fn write(out: &mut Vec<u8>, head: &RequestHead, length: Option<u64>, 
 /// before.
 pub(super) fn read(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Head>, UpstreamError> {
     let Some(len) = find_end(input, *scanned) else {
+        if *scanned < VERSION.len() && !may_be_http(input) {
+            return Err(UpstreamError::BadStatusLine); // SSH, SMTP, TLS, HTTP/2: it need not end
+        }
         *scanned = input.len();
         return if input.len() >= MAX_HEAD_BYTES { Err(too_large(input)) } else { Ok(None) };
     };
@@ -83,9 +86,19 @@ fn find_end(bytes: &[u8], scanned: usize) -> Option<usize> {
         .find(|end| bytes.get(..end - 1).is_some_and(|before| before.ends_with(b"\n") || before.ends_with(b"\n\r")))
 }
 
+/// What every head begins with, behind empty lines.
+const VERSION: &[u8] = b"HTTP/1.";
+
+/// Whether a head can begin so.
+fn may_be_http(input: &[u8]) -> bool {
+    let line_breaks = input.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    let begins = input.get(line_breaks..).unwrap_or_default();
+    begins.iter().zip(VERSION).all(|(byte, expected)| byte == expected)
+}
+
 /// What a head without an end is: one that is too large, or no HTTP at all.
 fn too_large(input: &[u8]) -> UpstreamError {
-    if input.starts_with(b"HTTP/1.") { UpstreamError::HeadTooLarge } else { UpstreamError::BadStatusLine }
+    if may_be_http(input) { UpstreamError::HeadTooLarge } else { UpstreamError::BadStatusLine }
 }
 
 /// Tolerant where no reader can take one message for two, as RFC 9112 has it for clients (2.2, 4,

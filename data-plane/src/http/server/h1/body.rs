@@ -5,6 +5,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::head::{Framing, Violation, is_token};
 
+/// Digits of a chunk's size, zeros in front included: `%016x` writes 16.
+const MAX_SIZE_DIGITS: u8 = 32;
 /// Longest chunk extension, and longest trailer section: nothing of either is passed on. Trailers
 /// are counted.
 const MAX_EXTENSION_BYTES: u32 = 1024;
@@ -149,8 +151,9 @@ impl Chunk {
         Ok(Some(match (self, byte) {
             (Self::Size { size, digits }, b) if b.is_ascii_hexdigit() => {
                 let digit = u64::from(char::from(b).to_digit(16).unwrap_or(0));
-                if digits >= 15 {
-                    return bad; // beyond any body, and short of overflow
+                // Beyond any body, and short of overflow: zeros in front count for nothing.
+                if size >> 56 != 0 || digits >= MAX_SIZE_DIGITS {
+                    return bad;
                 }
                 Self::Size { size: size << 4 | digit, digits: digits + 1 }
             }
@@ -228,6 +231,7 @@ mod tests {
         for (wire, data) in [
             ("0\r\n\r\n", ""),
             ("2\r\nab\r\n0\r\n\r\n", "ab"),
+            ("0000000000000002\r\nab\r\n0000000000000000\r\n\r\n", "ab"),
             ("2;a=b\r\nab\r\nA\r\n0123456789\r\n0\r\nX-T: 1\r\nY: 2\r\n\r\n", "ab0123456789"),
         ] {
             let whole = [wire.as_bytes(), b"GET / HTTP/1.1"].concat();
@@ -265,6 +269,8 @@ mod tests {
             "2;a\nb\r\nab\r\n0\r\n\r\n",
             "2;a\0b\r\nab\r\n0\r\n\r\n",
             "fffffffffffffffff\r\nab",
+            "1000000000000000\r\nab",
+            "000000000000000000000000000000002\r\nab\r\n0\r\n\r\n",
             "0\r\nX: 1\nY: 2\r\n\r\n",
             "0\r\nX: 1\r\n Y: 2\r\n\r\n",
             "0\r\n\0\r\n\r\n",

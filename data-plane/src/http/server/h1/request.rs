@@ -63,8 +63,8 @@ pub(super) fn parse(head: &Bytes, parts: &Parts) -> Result<(Request<()>, Respons
     Ok((request, terms))
 }
 
-/// A target with the characters escaped that [`Uri`] doesn't take: in the query, and what is beyond
-/// ASCII in the path too.
+/// A target with the characters escaped that [`Uri`] doesn't take. In the path a `\` is none of
+/// them: some servers read it as `/`.
 fn escaped(target: &[u8]) -> Result<Bytes, Violation> {
     let target = std::str::from_utf8(target).map_err(|_| Violation::Target)?;
     let is_unescaped = |b: u8| matches!(b, b'"' | b'<' | b'>' | b'\\' | b'`' | 0x80..);
@@ -74,7 +74,7 @@ fn escaped(target: &[u8]) -> Result<Bytes, Violation> {
         _ => "",
     };
     let is_request_target = target.starts_with('/') || target.starts_with("http");
-    if !is_request_target || !authority.is_ascii() || path.bytes().any(|b| b.is_ascii() && is_unescaped(b)) {
+    if !is_request_target || !authority.is_ascii() || path.contains('\\') {
         return Err(Violation::Target);
     }
     let mut out = Vec::with_capacity(target.len() + 32);
@@ -123,6 +123,7 @@ mod tests {
             (r#"/x?query=up{job="a"}"#, "/x?query=up{job=%22a%22}"),
             ("/x?a=<b>&c=`d`\\e", "/x?a=%3Cb%3E&c=%60d%60%5Ce"),
             ("/T\u{e2}ches?q=\u{fc}", "/T%C3%A2ches?q=%C3%BC"),
+            ("/a\"b\"/<c>`d`?e", "/a%22b%22/%3Cc%3E%60d%60?e"),
             ("http://b.test/\u{fc}?a=<b>", "http://b.test/%C3%BC?a=%3Cb%3E"),
         ] {
             let wire = format!("GET {target} HTTP/1.1\r\nHost: b.test\r\n\r\n");
@@ -131,9 +132,6 @@ mod tests {
         for bad in [
             "/a\\b",
             "/\\evil.test/x",
-            "/<a>",
-            "/\"a",
-            "/`a`?b",
             "http://b\u{fc}.test/x",
             "http://a<b/x",
             "/x?a b",

@@ -5,7 +5,7 @@
 //! it names its request. The lock is never held across a wait.
 
 use std::{
-    mem,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -114,20 +114,28 @@ impl Inner {
 
     /// Ready when the agent has gone. Not looked for while a body is being read, which would tell,
     /// and behind bytes of another request, of which no more are taken than fit.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    ///
+    /// An agent that `may_end` its side has sent its last request: the end of its side says nothing
+    /// of the other, on which it waits for the answer (`nc -N`). It has gone when a write fails.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>, may_end: bool) -> Poll<()> {
         if !self.is_read() || !self.inbox.bytes.is_empty() {
             return Poll::Pending;
         }
-        match self.poll_fill(cx) {
-            Poll::Ready(true) | Poll::Pending => Poll::Pending,
-            Poll::Ready(false) => Poll::Ready(()),
+        match self.poll_read(cx) {
+            Poll::Ready(Ok(read)) if read > 0 || may_end => Poll::Pending,
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
         }
     }
 
     /// Reads once; `false`: nothing more will come.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(false) };
-        self.inbox.poll_fill(Pin::new(stream), cx).map(|read| read.is_ok_and(|read| read > 0))
+        self.poll_read(cx).map(|read| read.is_ok_and(|read| read > 0))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        self.inbox.poll_fill(Pin::new(stream), cx)
     }
 
     fn poll_invite(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BrokenBody>> {

@@ -226,6 +226,44 @@ async fn an_agent_that_waits_is_asked_for_its_body_when_somebody_wants_it() {
 }
 
 #[tokio::test]
+async fn an_agent_that_has_sent_its_last_request_may_end_its_side() {
+    for head in ["HTTP/1.1\r\nHost: b\r\nConnection: close", "HTTP/1.0\r\nHost: b"] {
+        for body in ["\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"] {
+            let (mut agent, ended, _stop) = connected(&Slow, 1024);
+            agent.write_all(format!("POST /x {head}{body}").as_bytes()).await.unwrap();
+            agent.shutdown().await.unwrap();
+            let mut answer = String::new();
+            agent.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains(" 200 OK\r\n") && answer.ends_with("answered"), "{head} {answer:?}");
+            assert_eq!(ended.await.unwrap(), "last");
+        }
+    }
+}
+
+/// Answers after others have been polled a few times.
+#[derive(Clone)]
+struct Slow;
+
+impl RequestHandler for Slow {
+    type Body = Full<Bytes>;
+    type Handling = Answered;
+
+    fn handle(&self, request: Request<Incoming>) -> Answered {
+        Box::pin(async move {
+            let _body = request.into_body().collect().await;
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            Response::new(Full::from("answered"))
+        })
+    }
+
+    fn refuse(&self, _: Violation) -> Response<Full<Bytes>> {
+        Response::new(Full::from("refused"))
+    }
+}
+
+#[tokio::test]
 async fn a_request_whose_agent_goes_is_dropped() {
     let echo = Echo::default();
     for wire in
