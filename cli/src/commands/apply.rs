@@ -29,7 +29,8 @@ Examples:
   seks apply -f tenant/ --prune            every .yaml, .toml, .json and .cedar file in the folder
 
 A file has the keys `services`, `agents`, `policies` and `credentials`, all optional. Credentials are references
-without secrets, and `source: {kind: file, path: openai.key}` says where one is read from. With `revision`, as `seks export` writes it, an object that was changed since is a conflict (exit code 5).
+without secrets, and `source: {kind: file, path: openai.key}` says where one is read from. An agent
+that is disabled stays so without `disabled: false`. With `revision`, as `seks export` writes it, an object that was changed since is a conflict (exit code 5).
 What is changed is written at once if it fits into one transaction. Repeating an interrupted apply finishes it.";
 
 /// Where the files are, and what may be done.
@@ -88,6 +89,13 @@ struct ReachView {
 /// See [`crate::error`]. Exit code 5 for objects that were changed after the file's revision.
 pub async fn run(global: &Global, args: ApplyArgs) -> Result<()> {
     let wanted = TenantFile::read(&args.file)?;
+    if let Some(folder) = wanted.unread.first() {
+        if args.prune {
+            let why = "folders in the folder are not read, and --prune would delete what is in them";
+            return Err(CliError::usage(folder.clone(), why));
+        }
+        notice(&format!("warning: {folder}: folders in the folder are not read"));
+    }
     let client = global.connect().await?;
     let what = args.file.display().to_string();
     let request = wire::ApplyTenantRequest {

@@ -76,6 +76,7 @@ fn desired(tenant: &TenantName, may_redirect: bool, message: ApplyTenantRequest)
     Ok(Desired {
         services,
         agents: message.agents,
+        enabled_agents: message.enabled_agents,
         policies: message.policies.into_iter().map(|policy| (policy.id, policy.text)).collect(),
         credentials: message.credentials,
         prune: prune.collect::<Result<_, _>>()?,

@@ -6,7 +6,10 @@
 
 mod diff;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use prost::Message;
 use seks_policy::{Declarations, ParsedPolicy};
@@ -35,8 +38,10 @@ use crate::{
 pub struct Desired {
     /// Services.
     pub services: Vec<Service>,
-    /// Agents.
+    /// Agents. One that is disabled stays so, unless `enabled_agents` names it.
     pub agents: Vec<Agent>,
+    /// Names of agents.
+    pub enabled_agents: Vec<String>,
     /// Texts of policies, each with a name for errors.
     pub policies: Vec<(String, String)>,
     /// References to credentials: name, service and pools.
@@ -117,6 +122,12 @@ impl Registry {
     ) -> Result<Outcome, RegistryError> {
         let parent = self.active_tenant(tenant).await?;
         let present = self.present(tenant).await?;
+        if desired.revision > present.revision {
+            return Err(RegistryError::conflict(
+                format!("the file is of revision {}, and the store is at {}", desired.revision, present.revision),
+                "it is of another store, or of before a restore; without `revision` in the file, apply overwrites",
+            ));
+        }
         let mut plan = Plan::new(tenant, &present);
         plan.revision = desired.revision;
         for service in &desired.services {
@@ -125,7 +136,7 @@ impl Registry {
             self.plan_service(&mut plan, service, &checked, desired.may_redirect).await?;
         }
         for agent in &desired.agents {
-            plan.agent(agent)?;
+            plan.agent(agent, desired.enabled_agents.contains(&agent.name))?;
         }
         plan.prune_objects(desired);
         let declared = declarations_of(&plan.after.services.values().cloned().collect::<Vec<_>>())?;
@@ -283,6 +294,8 @@ struct Plan<'a> {
     before: TenantState,
     after: TenantState,
     changes: Vec<ObjectChange>,
+    /// Kind and name of what is wanted.
+    named: HashSet<(&'static str, String)>,
     warnings: Vec<String>,
     steps: Vec<Step>,
     policy_writes: Vec<Step>,
@@ -305,6 +318,7 @@ impl<'a> Plan<'a> {
             after: before.clone(),
             before,
             changes: Vec::new(),
+            named: HashSet::new(),
             warnings: Vec::new(),
             steps: Vec::new(),
             policy_writes: Vec::new(),
@@ -322,7 +336,7 @@ impl<'a> Plan<'a> {
         value: &T,
     ) -> Result<(), RegistryError> {
         let name = value.name().to_owned();
-        if self.changes.iter().any(|change| change.kind == kind && change.name == name) {
+        if !self.named.insert((kind.noun(), name.clone())) {
             return Err(RegistryError::invalid(kind.field(), format!("{} `{name}` is listed twice", kind.noun())));
         }
         let step = match old {
@@ -351,7 +365,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn agent(&mut self, wanted: &Agent) -> Result<(), RegistryError> {
+    fn agent(&mut self, wanted: &Agent, is_enabled: bool) -> Result<(), RegistryError> {
         let name: AgentName = parse_name("agents", &wanted.name)?;
         check_attributes(&wanted.attributes)?;
         let old = self.present.agents.get(&wanted.name);
@@ -362,7 +376,7 @@ impl<'a> Plan<'a> {
             tenant: self.tenant.to_string(),
             name: wanted.name.clone(),
             attributes: wanted.attributes.clone(),
-            disabled: wanted.disabled,
+            disabled: wanted.disabled || (!is_enabled && old.is_some_and(|old| old.value.disabled)),
             created_at: old.map_or_else(now, |old| old.value.created_at),
             deleting: false,
         };

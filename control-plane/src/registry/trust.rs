@@ -117,8 +117,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Exists`], [`RegistryError::Invalid`], [`RegistryError::NotFound`],
-    /// [`RegistryError::Quota`]; [`RegistryError::Conflict`] where another tenant has a trust for
-    /// the same issuer and audience.
+    /// [`RegistryError::Quota`]. Invalid is also an audience that another tenant has for the issuer.
     pub async fn create_trust(&self, tenant: &TenantName, new: NewTrust) -> Result<(Token, Revision), RegistryError> {
         let cidrs = check_cidrs(&new.cidrs)?;
         let id = id_of(&new.trust.name)?;
@@ -179,9 +178,11 @@ impl Registry {
                 })
             };
             if self.trusts(&name).await?.iter().any(taken) {
-                return Err(RegistryError::conflict(
-                    "another tenant trusts this issuer for this audience",
-                    "choose an audience that names the tenant, and let the workflow ask the issuer for it",
+                // Nothing of other tenants is said.
+                return Err(RegistryError::invalid(
+                    "audiences",
+                    format!("not to be had for this issuer: choose one that names the tenant, such as \
+                             `https://seks.example/{tenant}`, and let the workflow ask the issuer for it"),
                 ));
             }
         }

@@ -8,7 +8,7 @@
 //! | where | file | when |
 //! |---|---|---|
 //! | header fields | `headers` | always |
-//! | `Set-Cookie`: path, domain | `cookies` | services with `pass_cookies` |
+//! | `Set-Cookie`: path, domain | `cookies` | always |
 //! | JSON and event streams | `text`, with `pattern` | services with `rewrite_urls`; the URLs below `base_path` |
 //! | MCP's `endpoint` event | `endpoint` | services with `mcp` |
 //!
@@ -37,7 +37,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts
 use seks_service::Service;
 
 pub(crate) use self::{agent_address::AgentAddress, body::Body};
-use self::{endpoint::EndpointEvent, headers::SignedHeaders, text::UrlRewriter, urls::Urls};
+use self::{cookies::CookieRules, endpoint::EndpointEvent, headers::SignedHeaders, text::UrlRewriter, urls::Urls};
 use super::signed_url::UrlSigner;
 
 /// What the URLs in the answer to one request are rewritten to.
@@ -55,8 +55,10 @@ pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
     rewriting: &Rewriting,
 ) -> Response<Body<B>> {
     let kind = TextKind::of_answer(&response, service);
-    let cookies = (!service.passed.cookies.is_empty()).then_some(&*service.base_path);
-    let cookies = cookies.filter(|_| response.headers().contains_key(header::SET_COOKIE));
+    let cookies = response.headers().contains_key(header::SET_COOKIE).then_some(CookieRules {
+        base_path: &service.base_path,
+        passed: &service.passed.cookies,
+    });
     if kind.is_none() && cookies.is_none() && !headers::may_hold_urls(response.headers()) {
         return response.map(Body::unchanged);
     }

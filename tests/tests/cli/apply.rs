@@ -141,3 +141,40 @@ fn what_is_wrong_with_a_file_is_one_line_with_file_line_and_key() {
     assert_eq!(failure(&sandbox.cli().run(&["apply", "-f", "/nonexistent"], "")).0, 2);
     assert_eq!(failure(&sandbox.cli().run(&["apply"], "")).0, 2);
 }
+
+#[test]
+fn an_agent_that_was_disabled_stays_so_unless_the_file_enables_it() {
+    let (sandbox, _upstream) = furnished();
+    let cli = sandbox.cli();
+    let disabled = || cli.json(&["agent", "show", "ci-bot"])["disabled"] == true;
+    cli.json(&["agent", "disable", "ci-bot"]);
+    let path = write(&sandbox, "f/tenant.yaml", "agents:\n  - name: ci-bot\n    attributes: {team: infra}\n");
+    let applied = cli.json(&["apply", "-f", &path]);
+    assert!(applied["changes"] == json!([]) && disabled(), "{applied}");
+    write(&sandbox, "f/tenant.yaml", "agents:\n  - {name: ci-bot, attributes: {team: data}}\n");
+    cli.json(&["apply", "-f", &path]);
+    assert!(disabled(), "another change enables it neither");
+    write(&sandbox, "f/tenant.yaml", "agents:\n  - {name: ci-bot, attributes: {team: data}, disabled: false}\n");
+    let applied = cli.json(&["apply", "-f", &path]);
+    assert_eq!(applied["changes"][0]["details"], json!(["disabled: true -> (none)"]), "{applied}");
+    assert!(!disabled() && applied["reach"][0]["agent"] == "ci-bot", "{applied}");
+}
+
+#[test]
+fn what_a_folder_lists_twice_or_does_not_show_is_named() {
+    let (sandbox, _upstream) = furnished();
+    let cli = sandbox.cli();
+    write(&sandbox, "d/a.yaml", "agents:\n  - {name: ci-bot, attributes: {team: infra}}\n");
+    let second = write(&sandbox, "d/b.yaml", "agents:\n  - {name: ci-bot, disabled: true}\n");
+    let folder = sandbox.data_dir().join("../d").display().to_string();
+    let twice = cli.run(&["apply", "-f", &folder], "");
+    assert!(twice.code == Some(2) && twice.stderr.contains("a.yaml") && twice.stderr.contains("b.yaml"), "{twice:?}");
+    fs::remove_file(second).unwrap();
+    write(&sandbox, "d/more/c.yaml", "agents:\n  - name: other\n");
+    let hidden = cli.run(&["apply", "-f", &folder], "");
+    assert!(hidden.code == Some(0) && hidden.stderr.contains("warning: ") && hidden.stderr.contains("more"), "{hidden:?}");
+    let pruned = cli.run(&["apply", "-f", &folder, "--prune", "--yes"], "");
+    assert!(pruned.code == Some(2) && pruned.stderr.contains("more"), "{pruned:?}");
+    let later = write(&sandbox, "later.yaml", "revision: 999999999\nagents:\n  - {name: ci-bot}\n");
+    assert_eq!(failure(&cli.run(&["apply", "-f", &later], "")).0, 5);
+}

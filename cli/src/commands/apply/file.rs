@@ -43,6 +43,12 @@ pub(super) struct TenantFile {
     /// Where each policy text comes from, for errors.
     #[serde(skip)]
     pub(super) sources: Vec<String>,
+    /// Folders in the folder: they are not read.
+    #[serde(skip)]
+    pub(super) unread: Vec<String>,
+    /// Kind and name of each object, and the file that it is in.
+    #[serde(skip)]
+    named: BTreeMap<(&'static str, String), String>,
 }
 
 /// An agent in a file.
@@ -53,8 +59,9 @@ pub(super) struct AgentSpec {
     /// As for `seks agent create --attr`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) attributes: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) disabled: bool,
+    /// Absent: as it is, which for a new agent is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disabled: Option<bool>,
 }
 
 /// A reference to a credential.
@@ -100,7 +107,7 @@ impl TenantFile {
     /// # Errors
     /// Exit code 2. Names the file, the line and the key.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let mut all = Self::default();
+        let mut all = Self { unread: folders_in(path), ..Self::default() };
         for path in &paths(path)? {
             all.add(path, Self::read_one(path)?)?;
         }
@@ -140,6 +147,16 @@ impl TenantFile {
             (None, revision) => self.revision = revision,
             _ => {}
         }
+        let services = other.services.iter().flatten().map(|service| ("service", &service.name));
+        let agents = other.agents.iter().flatten().map(|agent| ("agent", &agent.name));
+        let credentials = other.credentials.iter().flatten().map(|credential| ("credential", &credential.name));
+        for (kind, name) in services.chain(agents).chain(credentials) {
+            let file = path.display().to_string();
+            if let Some(first) = self.named.insert((kind, name.clone()), file.clone()) {
+                let place = if first == file { "twice".to_owned() } else { format!("in {first}, too") };
+                return Err(CliError::usage(file, format!("{kind} `{name}` is listed {place}")));
+            }
+        }
         append(&mut self.services, other.services);
         append(&mut self.agents, other.agents);
         append(&mut self.policies, other.policies);
@@ -168,10 +185,13 @@ impl TenantFile {
         let services = services.iter().map(|service| {
             service.to_wire("").map_err(|error| CliError::usage(format!("service `{}`", service.name), error))
         });
+        let agents = self.agents.unwrap_or_default();
+        let enabled_agents = agents.iter().filter(|agent| agent.disabled == Some(false));
+        let enabled_agents = enabled_agents.map(|agent| agent.name.clone()).collect();
         let agent = |agent: AgentSpec| wire::Agent {
             name: agent.name,
             attributes: agent.attributes,
-            disabled: agent.disabled,
+            disabled: agent.disabled == Some(true),
             ..wire::Agent::default()
         };
         let credential = |credential: CredentialSpec| wire::Credential {
@@ -187,13 +207,23 @@ impl TenantFile {
             .filter(|(text, _)| text.lines().any(|l| !matches!(l.trim(), t if t.is_empty() || t.starts_with("//"))));
         Ok(wire::ApplyTenantRequest {
             services: services.collect::<Result<_>>()?,
-            agents: self.agents.unwrap_or_default().into_iter().map(agent).collect(),
+            agents: agents.into_iter().map(agent).collect(),
+            enabled_agents,
             policies: texts.map(|(text, id)| wire::Policy { id, text, ..wire::Policy::default() }).collect(),
             credentials: self.credentials.unwrap_or_default().into_iter().map(credential).collect(),
             revision: self.revision.unwrap_or_default(),
             ..wire::ApplyTenantRequest::default()
         })
     }
+}
+
+/// Folders in a folder, but hidden ones.
+fn folders_in(path: &Path) -> Vec<String> {
+    let is_hidden = |path: &PathBuf| path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir() && !is_hidden(path)).collect();
+    folders.sort();
+    folders.iter().map(|path| path.display().to_string()).collect()
 }
 
 /// The file, or the files of a folder by name. Hidden files and other types are passed over.
@@ -267,5 +297,16 @@ mod tests {
         assert_eq!((request.revision, request.agents.len(), request.policies.len()), (7, 2, 0));
         write("d.yaml", "revision: 8\n");
         assert!(TenantFile::read(folder.path()).unwrap_err().why.contains("another file"));
+        write("d.yaml", "agents:\n  - {name: b, disabled: true}\n");
+        let error = TenantFile::read(folder.path()).unwrap_err();
+        assert!(error.what.ends_with("d.yaml") && error.why.contains("agent `b` is listed in"), "{error}");
+        assert!(error.why.contains("c.toml, too") && error.exit as u8 == 2, "{error}");
+        write("d.yaml", "agents:\n  - name: d\n  - name: d\n");
+        assert!(TenantFile::read(folder.path()).unwrap_err().why.contains("agent `d` is listed twice"));
+        write("d.yaml", "agents: []\n");
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        fs::create_dir(folder.path().join(".git")).unwrap();
+        let unread = TenantFile::read(folder.path()).unwrap().unread;
+        assert!(matches!(unread.as_slice(), [one] if one.ends_with("sub")), "{unread:?}");
     }
 }

@@ -195,7 +195,6 @@ fn characters_that_no_uri_holds_are_escaped() {
         let escaped = format!("/a%{:02X}b", raw.as_bytes()[0]);
         assert_eq!(path(&format!("/a{raw}b")), path(&escaped), "{raw}");
         assert_eq!(path(&format!("/a{raw}b")).unwrap(), escaped);
-        assert_eq!(path(&format!("/{raw}../b")).unwrap_err(), path(&format!("/{}../b", &escaped[2..5])).unwrap_err());
     }
     assert_eq!(path("/contents/[id].tsx").unwrap(), "/contents/%5Bid%5D.tsx");
     assert_eq!(path("/T\u{e2}ches").unwrap(), "/T%C3%A2ches");
@@ -384,6 +383,7 @@ proptest! {
         let rest = format!("/x?{query}");
         if let Ok(target) = Target::parse(&service(""), &rest) {
             let joined = target.query_parameters().map(|p| p.raw).collect::<Vec<_>>().join("&");
+            let query = super::query::with_escaped_percents(&query);
             let without_empty = query.split('&').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("&");
             prop_assert_eq!(joined, without_empty);
         }

@@ -44,13 +44,9 @@ impl AgentAddress {
         };
         let scheme = if self.tls { "https" } else { "http" };
         let upstream = &service.upstream;
-        Some(Urls::new(
-            upstream.tls(),
-            upstream.authority().host(),
-            upstream.port(),
-            format!("{scheme}://{authority}"),
-            prefix,
-        ))
+        let origin = format!("{scheme}://{authority}");
+        let urls = Urls::new(upstream.tls(), upstream.authority().host(), upstream.port(), origin, prefix);
+        Some(urls.below(&service.base_path))
     }
 }
 

@@ -3,7 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use seks_service::Service;
 
-use super::{Urls, cookies::rewrite_cookie};
+use super::{
+    Urls,
+    cookies::{CookieRules, rewrite_cookie},
+};
 use crate::pipeline::{signed_url::UrlSigner, upstream_target};
 
 /// Fields of which the whole value is a URL reference, beside those whose names end as
@@ -17,10 +20,11 @@ const REFERENCES: &[&str] = &[
     "x-terraform-get",
 ];
 
-/// Fields that say something of an origin and not of a resource, what a signature covers, and
-/// opaque values that clients send back: they are as the upstream wrote them.
+/// Fields that say something of an origin and not of a resource, a file's name, what a signature
+/// covers, and opaque values that clients send back: they are as the upstream wrote them.
 const NOT_URLS: &[&str] = &[
     "access-control-allow-origin",
+    "content-disposition",
     "content-security-policy",
     "content-security-policy-report-only",
     "etag",
@@ -45,11 +49,11 @@ pub(super) struct SignedHeaders<'a> {
 
 /// Rewrites every URL of the upstream's in `headers`. Absolute URLs are rewritten in any field,
 /// absolute paths in fields that hold one reference, in `Link` and in `Refresh`. Cookies are
-/// adapted to the node's address if the service takes them: its base path is `cookies` then.
+/// confined to the service at the node's address.
 pub(super) fn rewrite_headers(
     headers: &mut HeaderMap,
     urls: &Urls,
-    cookies: Option<&str>,
+    cookies: Option<CookieRules<'_>>,
     signed: Option<SignedHeaders<'_>>,
 ) {
     for (name, value) in headers.iter_mut() {
@@ -58,7 +62,7 @@ pub(super) fn rewrite_headers(
         let rewritten = match signed {
             None => match cookies.filter(|_| name == header::SET_COOKIE) {
                 None => rewrite(name, text, urls),
-                Some(base_path) => rewrite_cookie(text, urls, base_path),
+                Some(rules) => rewrite_cookie(text, urls, rules),
             },
             Some(signed) => rewrite_signed(text.trim(), urls, signed),
         };
