@@ -278,7 +278,8 @@ async fn connect(context: &Context, endpoint: &str, limit: Duration) -> Result<C
     }
 }
 
-const IS_IT_RUNNING: &str = "check that it runs; `seks dev` starts one on this machine";
+const IS_IT_RUNNING: &str = "check that it runs (`systemctl status seks-control-plane` there, or `seks dev` on this machine), \
+                             and that the context's `endpoints` name every replica";
 const OUTCOME_UNKNOWN: &str = "the change may have been made; check before you repeat it";
 
 /// The end of a certificate's validity, in Unix seconds.

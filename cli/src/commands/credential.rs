@@ -1,5 +1,6 @@
 //! `seks credential`: real secrets. They are stored and never shown again.
 
+mod mistaken;
 mod source;
 
 use clap::Subcommand;
@@ -429,7 +430,13 @@ async fn put(
 ) -> Result<()> {
     let what = format!("credential `{}`", request.name);
     let secret = match request.secret.as_slice() {
-        [] => for_the_wire(&input.read(&format!("Secret for `{}` (not shown): ", request.service))?),
+        [] => {
+            let secret = input.read(&format!("Secret for `{}` (not shown): ", request.service))?;
+            if let Some(warning) = mistaken::check(secret.expose())? {
+                notice(&format!("warning: {warning}"));
+            }
+            for_the_wire(&secret)
+        }
         _ => Vec::new(), // a reference that is an argument
     };
     let request = if secret.is_empty() { request } else { wire::PutCredentialRequest { secret, ..request } };

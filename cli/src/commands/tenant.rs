@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     global::Global,
     listing::{self, ListArgs},
-    output::{View, rfc3339_or_null},
+    output::{View, notice, rfc3339_or_null},
 };
 
 /// The verbs of `seks tenant`.
@@ -259,10 +259,17 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
         Verb::Update { name, private_networks, no_private_networks: _, wait_args } => {
             let client = global.connect().await?;
             let what = format!("tenant `{name}`");
+            let current = wire::NameRequest { tenant: String::new(), name: name.clone() };
+            let before = client.call(&what, client.rpc().get_tenant(current)).await?.private_networks;
             let request =
                 wire::UpdateTenantRequest { name, private_networks, wait: Some(client.wait(wait_args.no_wait)) };
             let answer = client.change(&what, client.rpc().update_tenant(request)).await?;
             let view = TenantView::from(answer.tenant.unwrap_or_default());
+            let removed: Vec<String> = before.into_iter().filter(|old| !view.private_networks.contains(old)).collect();
+            if !removed.is_empty() {
+                let removed = removed.join(", ");
+                notice(&format!("removed: {removed}; services with addresses there answer 502 now"));
+            }
             change::print_changed(output, &what, view, answer.enforcement, wait_args)
         }
         Verb::Quota(args) => {

@@ -14,6 +14,7 @@ use crate::{
     confirm::Confirm,
     duration::duration,
     error::{CliError, Result},
+    files::read_text,
     global::Global,
     output::{View, rfc3339_or_null},
 };
@@ -254,7 +255,7 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
 }
 
 async fn create(global: &Global, args: CreateArgs) -> Result<()> {
-    let jwks = args.jwks_file.as_ref().map(read).transpose()?.unwrap_or_default();
+    let jwks = args.jwks_file.as_ref().map(read_jwks).transpose()?.unwrap_or_default();
     let issuer_ca_pem = args.issuer_ca.as_ref().map(read).transpose()?.unwrap_or_default();
     let client = global.connect().await?;
     let what = format!("trust `{}`", args.name);
@@ -283,7 +284,7 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
 }
 
 async fn update(global: &Global, args: UpdateArgs) -> Result<()> {
-    let jwks = args.jwks_file.as_ref().map(read).transpose()?.unwrap_or_default();
+    let jwks = args.jwks_file.as_ref().map(read_jwks).transpose()?.unwrap_or_default();
     let client = global.connect().await?;
     let what = format!("trust `{}`", args.name);
     let request = wire::UpdateTrustRequest {
@@ -306,5 +307,17 @@ async fn update(global: &Global, args: UpdateArgs) -> Result<()> {
 }
 
 fn read(file: &PathBuf) -> Result<String> {
-    std::fs::read_to_string(file).map_err(|error| CliError::usage(file.display().to_string(), error))
+    read_text(file)
+}
+
+/// Keys of an issuer, which verify and don't sign.
+fn read_jwks(file: &PathBuf) -> Result<String> {
+    let text = read(file)?;
+    let set: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let is_private = |key: &serde_json::Value| ["d", "p", "q", "k", "priv"].iter().any(|member| key.get(member).is_some());
+    if set["keys"].as_array().into_iter().flatten().any(is_private) || is_private(&set) {
+        let why = "it holds a private key; nothing was sent";
+        return Err(CliError::usage(file.display().to_string(), why).hint("give the issuer's public keys"));
+    }
+    Ok(text)
 }

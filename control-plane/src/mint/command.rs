@@ -87,7 +87,7 @@ async fn run(config: &CommandConfig, argument: &str) -> Result<Zeroizing<Vec<u8>
             exit.observed().await; // it has closed its output, and goes on
             drop(group.take());
         }
-        Ok((length, child.wait().await.map_err(|_| failed("can't be waited for"))?))
+        Ok::<_, MintError>((length, child.wait().await.map_err(|_| failed("can't be waited for"))?))
     };
     let ended = tokio::time::timeout(config.timeout, whole).await;
     drop(group);
@@ -113,7 +113,7 @@ impl Exit {
         let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let process = pid.and_then(|pid| {
             let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).ok()?;
-            tokio::io::unix::AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE).ok()
+            tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE).ok()
         });
         Self { process }
     }

@@ -58,6 +58,10 @@ pub(super) async fn run(global: &Global, args: &VerifyArgs) -> Result<ExitCode> 
     };
     let directories: Vec<PathBuf> = args.directories.iter().flat_map(|directory| exports_in(directory)).collect();
     let verified = verify_export(&directories, &key).map_err(|error| match &error {
+        ExportError::File { path, source } if path.parent().is_some_and(Path::is_dir) => {
+            CliError::new(Exit::Failed, path.display().to_string(), plain_io(source))
+                .hint("an export has `manifest.json` and `manifest.sig`; one without them can't be verified")
+        }
         ExportError::File { .. } => CliError::new(Exit::NotFound, "export", &error),
         _ => CliError::new(Exit::Failed, "export", &error),
     })?;
@@ -112,6 +116,8 @@ fn view(finding: ExportFinding) -> FindingView {
         ..FindingView::default()
     };
     match finding {
+        ExportFinding::FileUnknown { name } => of_file("file_unknown", name, None),
+        ExportFinding::FileIsLink { name } => of_file("file_is_link", name, None),
         ExportFinding::FileMissing { name } => of_file("file_missing", name, None),
         ExportFinding::FileChanged { name, has_contents_of: None } => of_file("file_changed", name, None),
         ExportFinding::FileChanged { name, has_contents_of: Some(other) } => {

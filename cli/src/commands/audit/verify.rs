@@ -83,6 +83,8 @@ impl FindingView {
             "clock_set_back" => "the node's clock was set back",
             "block_missing" => "a block's file is gone",
             "block_damaged" => "a block's file was changed or is damaged",
+            "file_unknown" => "a file is not one of the export",
+            "file_is_link" => "a file is a symbolic link",
             "file_missing" => "a file is not there",
             "file_changed" => "a file was changed",
             "file_swapped" => "a file has another's contents",

@@ -65,7 +65,8 @@ struct RevokedView<'a> {
 /// Revokes the tokens.
 ///
 /// # Errors
-/// See [`crate::error`]. Tokens before the failed one are revoked.
+/// See [`crate::error`]. Tokens before the failed one are revoked. Exit code 3 if the agent or the
+/// service does not exist: a mistyped name must not look like a revocation.
 pub(super) async fn run(client: &Client, output: Output, args: RevokeArgs) -> Result<()> {
     args.id.iter().try_for_each(|id| refuse_token(id))?;
     if let [id] = args.id.as_slice() {
@@ -106,6 +107,14 @@ async fn matching(client: &Client, args: &RevokeArgs) -> Result<Vec<String>> {
         },
     );
     pages.await?;
+    if ids.is_empty() {
+        if let Some(agent) = &args.agent {
+            client.call(&format!("agent `{agent}`"), client.rpc().get_agent(client.named(agent))).await?;
+        }
+        if let Some(service) = &args.service {
+            client.call(&format!("service `{service}`"), client.rpc().get_service(client.named(service))).await?;
+        }
+    }
     Ok(ids)
 }
 

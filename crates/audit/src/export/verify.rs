@@ -1,7 +1,7 @@
 //! Verifies exports: the signature, every file, and every chain, recomputed from the records.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
@@ -67,6 +67,16 @@ pub enum ExportFinding {
         /// The file whose contents it has, if it is another one of the export.
         has_contents_of: Option<String>,
     },
+    /// A file that the manifest does not name: whoever reads `*.zst` reads it as well.
+    FileUnknown {
+        /// Its name.
+        name: String,
+    },
+    /// A symbolic link: what it leads to can change after it was verified.
+    FileIsLink {
+        /// Its name.
+        name: String,
+    },
     /// A chain.
     Chain(Finding),
     /// A chain of admin changes.
@@ -105,8 +115,13 @@ pub struct ExportVerification {
 /// [`ExportError`] when a manifest is not there or not signed with `key`.
 pub fn verify_export(directories: &[PathBuf], key: &VerifyingKey) -> Result<ExportVerification, ExportError> {
     let mut read = Read::default();
+    let mut seen = HashSet::new();
     for directory in directories {
+        if !seen.insert(directory.canonicalize().unwrap_or_else(|_| directory.clone())) {
+            continue; // the same one once more
+        }
         let manifest = manifest(directory, key)?;
+        read.entries(directory, &manifest);
         read.export(directory, &manifest);
         read.found.manifests.push(manifest);
     }
@@ -151,6 +166,27 @@ struct Read {
 }
 
 impl Read {
+    /// Whether everything in the directory that looks like a part of an export is a file that was
+    /// signed.
+    fn entries(&mut self, directory: &Path, manifest: &Manifest) {
+        let is_signed = |name: &str| {
+            [MANIFEST, SIGNATURE].contains(&name) || manifest.files.iter().any(|file| file.name == name)
+        };
+        let mut entries: Vec<_> = std::fs::read_dir(directory).into_iter().flatten().flatten().collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_signed(&name) && !name.contains(".json") && !name.ends_with(".zst") {
+                continue; // a note, a key
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                self.found.findings.push(ExportFinding::FileIsLink { name });
+            } else if !is_signed(&name) {
+                self.found.findings.push(ExportFinding::FileUnknown { name });
+            }
+        }
+    }
+
     fn export(&mut self, directory: &Path, manifest: &Manifest) {
         for file in &manifest.files {
             let path = directory.join(&file.name);

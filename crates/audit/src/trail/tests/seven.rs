@@ -239,7 +239,7 @@ fn records(directory: &Path) -> std::path::PathBuf {
 /// node-b.
 type ExportCase = (&'static str, fn(&mut Fleet), fn(&Path), &'static [(&'static str, &'static str)]);
 
-const OF_AN_EXPORT: [ExportCase; 7] = [
+const OF_AN_EXPORT: [ExportCase; 9] = [
     (
         "a record changed",
         |_| {},
@@ -277,13 +277,31 @@ const OF_AN_EXPORT: [ExportCase; 7] = [
         },
         &[("file", "swapped")],
     ),
+    (
+        "a file added",
+        |_| {},
+        |directory| {
+            fs::copy(records(directory), directory.join("records-000099.jsonl.zst")).unwrap();
+            fs::write(directory.join("NOTES.txt"), "the reader's own").unwrap();
+        },
+        &[("file", "unknown")],
+    ),
+    (
+        "a file replaced by a link",
+        |_| {},
+        |directory| {
+            fs::rename(records(directory), directory.join("elsewhere")).unwrap();
+            std::os::unix::fs::symlink("elsewhere", records(directory)).unwrap();
+        },
+        &[("file", "link")],
+    ),
     ("a node silenced", silence_node, |_| {}, &[("node-b", "silent")]),
     ("a node cloned", clone_node, |_| {}, &[("node-a", "cloned")]),
     ("a clock set back", set_clock_back, |_| {}, &[("node-a", "clock_set_back")]),
 ];
 
 #[test]
-fn each_of_seven_tamperings_with_an_export_is_found() {
+fn each_tampering_with_an_export_is_found() {
     for (what, before, after, wanted) in OF_AN_EXPORT {
         let mut fleet = Fleet::start();
         before(&mut fleet);
@@ -294,6 +312,8 @@ fn each_of_seven_tamperings_with_an_export_is_found() {
         let brief = |finding: &ExportFinding| match finding {
             ExportFinding::FileChanged { has_contents_of: Some(_), .. } => ("file".to_owned(), "swapped"),
             ExportFinding::FileChanged { .. } => ("file".to_owned(), "changed"),
+            ExportFinding::FileUnknown { .. } => ("file".to_owned(), "unknown"),
+            ExportFinding::FileIsLink { .. } => ("file".to_owned(), "link"),
             ExportFinding::FileMissing { .. } => ("file".to_owned(), "missing"),
             ExportFinding::Chain(finding) => kinds(std::iter::once(finding.clone())).remove(0),
             ExportFinding::Admin { .. } => ("admin".to_owned(), "fault"),
