@@ -140,6 +140,8 @@ fn select(
         return Err(Code::NodeStale.into());
     }
     let selected = found_tokens.choose(admitted, caller, table, record)?;
+    // A token that stands apart from the request, or in a URL, is none of those that were found.
+    let from_request = usize::from(selected.is_some());
     let selected = with_issuers_token(selected, found_tokens, admitted, caller, table)?;
     let selected = with_proxy_token(selected, admitted, table, record)?;
     let Some(selected) = with_signed_url(selected, admitted, table, record)? else {
@@ -159,7 +161,7 @@ fn select(
         record.service(service);
     }
     check(&selected.token, caller)?;
-    Ok((selected, found_tokens.tokens.len() > 1 || found_tokens.damaged))
+    Ok((selected, found_tokens.tokens.len() > from_request || found_tokens.damaged))
 }
 
 /// A 401 lists the schemes of all services of this name, across tenants.

@@ -168,3 +168,25 @@ fn the_tenants_ca_counts_for_the_hosts_of_its_services_alone() {
     assert_eq!(shown_ca(&world), third, "nothing changes, nothing is made");
     assert_eq!(world.cli().json(&["ca", "show"])["certificate"].as_str().map(str::is_empty), Some(false));
 }
+
+#[test]
+fn a_second_token_inside_of_a_tunnel_never_reaches_the_upstream() {
+    let world = World::start();
+    let other = world.sandbox.token("other", &["code"]);
+    let authority = world.authority();
+    for token in [&world.token.secret, &other.secret] {
+        for (target, lines, status) in [
+            ("/v1/x".to_owned(), format!("X-Mine: {token}\r\nReferer: https://a.test/?t={token}\r\n"), "200"),
+            (format!("/v1/x?k={token}&a=b"), String::new(), "200"),
+            (format!("/v1/{token}/x"), String::new(), "400"),
+        ] {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\n{lines}\r\n");
+            let answer = exchange(&mut world.tunnel("localhost"), &request).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{target} {lines}: {answer}");
+        }
+    }
+    for request in world.upstream.requests() {
+        let seen = String::from_utf8_lossy(&request.head).into_owned();
+        assert!(!seen.contains("seks_token_"), "{seen}");
+    }
+}
