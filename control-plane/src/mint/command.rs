@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use seks_types::secret::Secret;
 use serde::Deserialize;
 use tokio::{io::AsyncReadExt as _, process::Command};
@@ -69,7 +69,7 @@ async fn run(config: &CommandConfig, argument: &str) -> Result<Zeroizing<Vec<u8>
     let mut stdout = child.stdout.take().ok_or_else(|| failed("has no output"))?;
     let mut output = Zeroizing::new(vec![0; MAX_BYTES + 1]);
     let whole = async {
-        let exit = Exit::of(child.id());
+        let mut exit = exit_of(child.id());
         let mut length = 0;
         loop {
             let rest = output.get_mut(length..).filter(|rest| !rest.is_empty());
@@ -80,11 +80,11 @@ async fn run(config: &CommandConfig, argument: &str) -> Result<Zeroizing<Vec<u8>
                     read => length += read,
                 },
                 // Children that it leaves behind hold its output open.
-                () = exit.observed(), if group.is_some() => drop(group.take()),
+                _ = &mut exit, if group.is_some() => drop(group.take()),
             }
         }
-        if exit.is_observable() && group.is_some() {
-            exit.observed().await; // it has closed its output, and goes on
+        if group.is_some() {
+            let _ = exit.await; // it has closed its output, and goes on
             drop(group.take());
         }
         Ok::<_, MintError>((length, child.wait().await.map_err(|_| failed("can't be waited for"))?))
@@ -100,50 +100,14 @@ async fn run(config: &CommandConfig, argument: &str) -> Result<Zeroizing<Vec<u8>
     Ok(output)
 }
 
-/// The exit of a process, which has not been waited for: until then nobody else gets its id, nor
-/// that of its group.
-struct Exit {
-    #[cfg(target_os = "linux")]
-    process: Option<tokio::io::unix::AsyncFd<rustix::fd::OwnedFd>>,
-}
-
-#[cfg(target_os = "linux")]
-impl Exit {
-    fn of(id: Option<u32>) -> Self {
-        let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let process = pid.and_then(|pid| {
-            let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).ok()?;
-            tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE).ok()
-        });
-        Self { process }
-    }
-
-    /// False before Linux 5.3.
-    fn is_observable(&self) -> bool {
-        self.process.is_some()
-    }
-
-    async fn observed(&self) {
-        match &self.process {
-            Some(process) => drop(process.readable().await),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-impl Exit {
-    fn of(_: Option<u32>) -> Self {
-        Self {}
-    }
-
-    fn is_observable(&self) -> bool {
-        false
-    }
-
-    async fn observed(&self) {
-        std::future::pending().await
-    }
+/// Ends when a child has exited, and leaves it to be waited for: until then nobody else gets its id,
+/// nor that of its group.
+fn exit_of(id: Option<u32>) -> tokio::task::JoinHandle<()> {
+    let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    tokio::task::spawn_blocking(move || {
+        let wait = |pid| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let _exited = pid.map(|pid| rustix::io::retry_on_intr(|| wait(pid)));
+    })
 }
 
 /// Ends every process of the group when dropped.

@@ -13,7 +13,7 @@ use std::{
 
 use prost::Message;
 use seks_policy::{Declarations, ParsedPolicy};
-use seks_service::{Service as Checked, is_internal};
+use seks_service::{Service as Checked, is_internal, record_destination};
 use seks_types::id::{AgentName, CredentialName, PolicyId, PoolName, ServiceName, TenantName};
 
 pub use self::diff::{Action, ObjectChange, ObjectKind};
@@ -197,10 +197,27 @@ impl Registry {
             service.client_ca_pem.clone_from(&old.value.client_ca_pem);
             if old.value != service {
                 self.check_replacement(plan.tenant, &old.value, &service, may_redirect).await?;
+                self.warn_of_unbound(plan, &old.value, &service).await?;
             }
         }
         plan.put(ObjectKind::Service, Key::Service(plan.tenant.clone(), checked.name.clone()), old, &service)?;
         plan.after.services.insert(service.name.clone(), service);
+        Ok(())
+    }
+
+    /// A credential is bound to the destination that it was stored for.
+    async fn warn_of_unbound(&self, plan: &mut Plan<'_>, old: &Service, new: &Service) -> Result<(), RegistryError> {
+        if record_destination(old).ok() == record_destination(new).ok() {
+            return Ok(());
+        }
+        let credentials = self.credentials_of(plan.tenant, &new.name).await?;
+        if !credentials.is_empty() {
+            plan.warnings.push(format!(
+                "service `{}` gets another destination: unbinds {}; store again, or `seks credential rebind`",
+                new.name,
+                list_names(&credentials)
+            ));
+        }
         Ok(())
     }
 

@@ -48,7 +48,7 @@ pub(super) struct TenantFile {
     pub(super) unread: Vec<String>,
     /// Kind and name of each object, and the file that it is in.
     #[serde(skip)]
-    named: BTreeMap<(&'static str, String), String>,
+    pub(super) named: BTreeMap<(&'static str, String), String>,
 }
 
 /// An agent in a file.
