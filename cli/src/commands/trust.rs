@@ -314,7 +314,8 @@ fn read(file: &PathBuf) -> Result<String> {
 fn read_jwks(file: &PathBuf) -> Result<String> {
     let text = read(file)?;
     let set: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let is_private = |key: &serde_json::Value| ["d", "p", "q", "k", "priv"].iter().any(|member| key.get(member).is_some());
+    let is_private =
+        |key: &serde_json::Value| ["d", "p", "q", "k", "priv"].iter().any(|member| key.get(member).is_some());
     if set["keys"].as_array().into_iter().flatten().any(is_private) || is_private(&set) {
         let why = "it holds a private key; nothing was sent";
         return Err(CliError::usage(file.display().to_string(), why).hint("give the issuer's public keys"));

@@ -181,8 +181,10 @@ impl Registry {
                 // Nothing of other tenants is said.
                 return Err(RegistryError::invalid(
                     "audiences",
-                    format!("not to be had for this issuer: choose one that names the tenant, such as \
-                             `https://seks.example/{tenant}`, and let the workflow ask the issuer for it"),
+                    format!(
+                        "not to be had for this issuer: choose one that names the tenant, such as \
+                             `https://seks.example/{tenant}`, and let the workflow ask the issuer for it"
+                    ),
                 ));
             }
         }

@@ -38,8 +38,20 @@ const AWS_ENDPOINT: &str = "AWS_ENDPOINT_URL_";
 
 /// Tools that load programs from an address in a variable: only secrets of theirs may be set.
 const PACKAGE_MANAGERS: [&str; 14] = [
-    "BUNDLE_", "CARGO_", "COMPOSER_", "CONDA_", "DOCKER_", "ELECTRON_", "GEM_", "HOMEBREW_", "NPM_", "PIP_", "PLAYWRIGHT_",
-    "PUPPETEER_", "UV_", "YARN_",
+    "BUNDLE_",
+    "CARGO_",
+    "COMPOSER_",
+    "CONDA_",
+    "DOCKER_",
+    "ELECTRON_",
+    "GEM_",
+    "HOMEBREW_",
+    "NPM_",
+    "PIP_",
+    "PLAYWRIGHT_",
+    "PUPPETEER_",
+    "UV_",
+    "YARN_",
 ];
 
 /// Names with these beginnings are read by the dynamic loader, by SEKS itself, by git or by shells.
@@ -91,8 +103,10 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     let loads = PACKAGE_MANAGERS.iter().any(|prefix| upper.starts_with(prefix)) && ADDRESSES.contains(&last);
     let is_known = WORDS.contains(&last) || ADDRESSES.contains(&last) || upper.starts_with(AWS_ENDPOINT);
     if !is_known || loads {
-        return Err("a service sets only variables of its clients, whose names end in `_KEY`, `_TOKEN`, `_URL`, `_HOST`, \
-                    `_REGION` or the like; set others yourself");
+        return Err(
+            "a service sets only variables of its clients, whose names end in `_KEY`, `_TOKEN`, `_URL`, `_HOST`, \
+                    `_REGION` or the like; set others yourself",
+        );
     }
     Ok(())
 }
@@ -150,18 +164,60 @@ mod tests {
     #[test]
     fn a_name_that_programs_act_on_is_refused_in_any_case() {
         for name in [
-            "PATH", "path", "LD_PRELOAD", "BASH_ENV", "SEKS_CONTEXT_FILE", "HTTPS_PROXY", "https_proxy", "HOME", "TERM",
-            "GIT_SSH_COMMAND", "NODE_OPTIONS", "PYTHONSTARTUP", "_JAVA_OPTIONS", "VIMINIT", "EXINIT", "USER", "_USER",
-            "npm_config_script_shell", "NPM_CONFIG_USERCONFIG", "RUSTC_WRAPPER", "CARGO_HOME", "DOTNET_STARTUP_HOOKS",
-            "AWS_CONFIG_FILE", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "DOCKER_HOST", "NIX_LD", "ELECTRON_RUN_AS_NODE",
-            "GLIBC_TUNABLES", "HOSTALIASES", "RES_OPTIONS", "TERMINFO", "DBUS_SESSION_BUS_ADDRESS",
-            "COREHOST_TRACEFILE", "PIP_INDEX_URL", "UV_INDEX_URL", "PLAYWRIGHT_DOWNLOAD_HOST", "A",
+            "PATH",
+            "path",
+            "LD_PRELOAD",
+            "BASH_ENV",
+            "SEKS_CONTEXT_FILE",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "HOME",
+            "TERM",
+            "GIT_SSH_COMMAND",
+            "NODE_OPTIONS",
+            "PYTHONSTARTUP",
+            "_JAVA_OPTIONS",
+            "VIMINIT",
+            "EXINIT",
+            "USER",
+            "_USER",
+            "npm_config_script_shell",
+            "NPM_CONFIG_USERCONFIG",
+            "RUSTC_WRAPPER",
+            "CARGO_HOME",
+            "DOTNET_STARTUP_HOOKS",
+            "AWS_CONFIG_FILE",
+            "XDG_CONFIG_HOME",
+            "XDG_STATE_HOME",
+            "DOCKER_HOST",
+            "NIX_LD",
+            "ELECTRON_RUN_AS_NODE",
+            "GLIBC_TUNABLES",
+            "HOSTALIASES",
+            "RES_OPTIONS",
+            "TERMINFO",
+            "DBUS_SESSION_BUS_ADDRESS",
+            "COREHOST_TRACEFILE",
+            "PIP_INDEX_URL",
+            "UV_INDEX_URL",
+            "PLAYWRIGHT_DOWNLOAD_HOST",
+            "A",
         ] {
             assert!(one(name, "{base}").is_err(), "{name}");
         }
         for name in [
-            "OPENAI_API_KEY", "GITHUB_TOKEN", "HF_TOKEN", "AWS_REGION", "NPM_TOKEN", "CARGO_REGISTRY_TOKEN", "OPENAI_API_BASE",
-            "AWS_ENDPOINT_URL_S3", "AWS_BEARER_TOKEN_BEDROCK", "VAULT_ADDR", "acme_api_key", "TF_HTTP_USERNAME",
+            "OPENAI_API_KEY",
+            "GITHUB_TOKEN",
+            "HF_TOKEN",
+            "AWS_REGION",
+            "NPM_TOKEN",
+            "CARGO_REGISTRY_TOKEN",
+            "OPENAI_API_BASE",
+            "AWS_ENDPOINT_URL_S3",
+            "AWS_BEARER_TOKEN_BEDROCK",
+            "VAULT_ADDR",
+            "acme_api_key",
+            "TF_HTTP_USERNAME",
         ] {
             one(name, "{base}/v1").unwrap();
         }

@@ -55,10 +55,10 @@ pub(crate) fn response<B: http_body::Body<Data = Bytes>>(
     rewriting: &Rewriting,
 ) -> Response<Body<B>> {
     let kind = TextKind::of_answer(&response, service);
-    let cookies = response.headers().contains_key(header::SET_COOKIE).then_some(CookieRules {
-        base_path: &service.base_path,
-        passed: &service.passed.cookies,
-    });
+    let cookies = response
+        .headers()
+        .contains_key(header::SET_COOKIE)
+        .then_some(CookieRules { base_path: &service.base_path, passed: &service.passed.cookies });
     if kind.is_none() && cookies.is_none() && !headers::may_hold_urls(response.headers()) {
         return response.map(Body::unchanged);
     }

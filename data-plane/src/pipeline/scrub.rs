@@ -138,7 +138,8 @@ fn is_named_after(name: &HeaderName, needles: &Needles) -> bool {
     let mut folded = Scrubber::new(needles.folded());
     // An escape of a capital letter is one in lower case, too.
     let mut holds = |name: &[u8]| folded.whole(name).is_some();
-    holds(name) || (name.contains(&b'%') && holds(&token::unescaped(name, token::Schemes::PERCENT).to_ascii_lowercase()))
+    holds(name)
+        || (name.contains(&b'%') && holds(&token::unescaped(name, token::Schemes::PERCENT).to_ascii_lowercase()))
 }
 
 #[cfg(test)]

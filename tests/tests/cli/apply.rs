@@ -172,7 +172,10 @@ fn what_a_folder_lists_twice_or_does_not_show_is_named() {
     fs::remove_file(second).unwrap();
     write(&sandbox, "d/more/c.yaml", "agents:\n  - name: other\n");
     let hidden = cli.run(&["apply", "-f", &folder], "");
-    assert!(hidden.code == Some(0) && hidden.stderr.contains("warning: ") && hidden.stderr.contains("more"), "{hidden:?}");
+    assert!(
+        hidden.code == Some(0) && hidden.stderr.contains("warning: ") && hidden.stderr.contains("more"),
+        "{hidden:?}"
+    );
     let pruned = cli.run(&["apply", "-f", &folder, "--prune", "--yes"], "");
     assert!(pruned.code == Some(2) && pruned.stderr.contains("more"), "{pruned:?}");
     let later = write(&sandbox, "later.yaml", "revision: 999999999\nagents:\n  - {name: ci-bot}\n");

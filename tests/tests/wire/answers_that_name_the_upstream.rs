@@ -99,7 +99,10 @@ fn cookies_come_back_to_the_node_for_services_that_take_them() {
     };
     let adapted = ["session=1; Path=/api/acme/v1; HttpOnly", "csrf=2; Path=/api/acme/", "x=3; Domain=elsewhere.test"];
     assert_eq!(seen("acme"), adapted);
-    let confined =
-        ["session=1; Path=/api/other/v1; HttpOnly", "csrf=2; Domain=127.0.0.1; Path=/api/other/; Secure", "x=3; Domain=elsewhere.test"];
+    let confined = [
+        "session=1; Path=/api/other/v1; HttpOnly",
+        "csrf=2; Domain=127.0.0.1; Path=/api/other/; Secure",
+        "x=3; Domain=elsewhere.test",
+    ];
     assert_eq!(seen("other"), confined, "it goes to no other service");
 }

@@ -24,8 +24,11 @@ pub async fn export(global: &Global) -> Result<()> {
     let agents = client.list_all("agents", async |mut rpc, page| rpc.list_agents(page).await).await?;
     let policies = client.list_all("policies", async |mut rpc, page| rpc.list_policies(page).await).await?;
     let credentials = client.list_all("credentials", async |mut rpc, page| rpc.list_credentials(page).await).await?;
-    let agent =
-        |agent: wire::Agent| AgentSpec { name: agent.name, attributes: agent.attributes, disabled: agent.disabled.then_some(true) };
+    let agent = |agent: wire::Agent| AgentSpec {
+        name: agent.name,
+        attributes: agent.attributes,
+        disabled: agent.disabled.then_some(true),
+    };
     // `seks approval approve` makes those, for a while.
     let policies = policies.into_iter().filter(|policy| !policy.approval_grant);
     let credential = |credential: wire::Credential| CredentialSpec {

@@ -169,9 +169,8 @@ impl Read {
     /// Whether everything in the directory that looks like a part of an export is a file that was
     /// signed.
     fn entries(&mut self, directory: &Path, manifest: &Manifest) {
-        let is_signed = |name: &str| {
-            [MANIFEST, SIGNATURE].contains(&name) || manifest.files.iter().any(|file| file.name == name)
-        };
+        let is_signed =
+            |name: &str| [MANIFEST, SIGNATURE].contains(&name) || manifest.files.iter().any(|file| file.name == name);
         let mut entries: Vec<_> = std::fs::read_dir(directory).into_iter().flatten().flatten().collect();
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {

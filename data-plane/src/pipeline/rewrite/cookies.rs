@@ -38,7 +38,8 @@ pub(super) fn rewrite_cookie(text: &str, urls: &Urls, rules: CookieRules<'_>) ->
         let secure = is_passed && name.eq_ignore_ascii_case("secure") && urls.is_plain() && !is_host && !is_secure;
         if domain || secure {
             changed = true;
-        } else if name.eq_ignore_ascii_case("path") && value.starts_with('/')
+        } else if name.eq_ignore_ascii_case("path")
+            && value.starts_with('/')
             && (urls.has_prefix() || is_passed)
             && !(is_host && is_passed)
         {

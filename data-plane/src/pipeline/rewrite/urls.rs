@@ -68,10 +68,12 @@ impl Urls {
             let (authority, rest) = split_authority(rest);
             // Without a scheme it has that of the page: the agent's, which is the node's.
             let own = self.origin.split_once(':').map_or("", |(_, authority)| authority);
-            return (self.is_authority(authority) && self.is_reachable(rest)).then(|| [own, &self.prefix, rest].concat());
+            return (self.is_authority(authority) && self.is_reachable(rest))
+                .then(|| [own, &self.prefix, rest].concat());
         }
         if reference.starts_with('/') {
-            return (!self.prefix.is_empty() && self.is_reachable(reference)).then(|| [self.prefix.as_str(), reference].concat());
+            return (!self.prefix.is_empty() && self.is_reachable(reference))
+                .then(|| [self.prefix.as_str(), reference].concat());
         }
         let (scheme, rest) = reference.split_once("://")?;
         let (authority, rest) = split_authority(rest);

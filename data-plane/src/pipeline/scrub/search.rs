@@ -258,9 +258,8 @@ impl<'a> Search<'a> {
     /// Needles that hold an escape of a scheme: of that alone, or over one another.
     fn needles_with(&self, scheme: Schemes) -> impl Iterator<Item = usize> + use<'a> {
         let needles = self.inner.needles.iter().enumerate();
-        let reads = move |needle: &Needle| {
-            needle.schemes.contains(scheme) && needle.schemes.is_nested() == scheme.is_nested()
-        };
+        let reads =
+            move |needle: &Needle| needle.schemes.contains(scheme) && needle.schemes.is_nested() == scheme.is_nested();
         needles.filter(move |(_, needle)| reads(needle)).map(|(index, _)| index)
     }
 
@@ -304,8 +303,10 @@ impl<'a> Search<'a> {
     fn raw_before(&self, noticed: Noticed, needle: usize, end: usize) -> usize {
         let Some(n) = self.inner.needles.get(needle) else { return end };
         let read = self.followed.state(noticed, needle).map_or(0, |s| s.position);
-        let floor =
-            read.max(self.followed.last_escape(n.schemes)).max(end.saturating_sub(BYTES_A_UNIT * n.len() + INDENT)).min(end);
+        let floor = read
+            .max(self.followed.last_escape(n.schemes))
+            .max(end.saturating_sub(BYTES_A_UNIT * n.len() + INDENT))
+            .min(end);
         let before = self.body.get(floor..end).unwrap_or_default();
         let part = |b: &&u8| n.alphabet.unit(**b).is_none_or(|u| n.bytes.contains(u));
         end - before.iter().rev().take_while(part).count()

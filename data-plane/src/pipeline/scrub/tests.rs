@@ -168,13 +168,25 @@ fn folded(c: &[u8]) -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    let breaks =
-        ["\n ", "\r\n\t", "\n        ", "\r\n  \t ", "\\n    ", "\\\\n", "\\\\r\\\\n  ", "&#10; ", "%0A%20", "=\r\n", "\\u000a "];
+    let breaks = [
+        "\n ",
+        "\r\n\t",
+        "\n        ",
+        "\r\n  \t ",
+        "\\n    ",
+        "\\\\n",
+        "\\\\r\\\\n  ",
+        "&#10; ",
+        "%0A%20",
+        "=\r\n",
+        "\\u000a ",
+    ];
     for pad in 0..3 {
         let text = b64::STANDARD.encode64(&[&b"xyz"[..pad], c].concat());
         for separator in breaks {
             for width in [5, 20, 33] {
-                let lines: Vec<&str> = (0..text.len()).step_by(width).map(|at| &text[at..text.len().min(at + width)]).collect();
+                let lines: Vec<&str> =
+                    (0..text.len()).step_by(width).map(|at| &text[at..text.len().min(at + width)]).collect();
                 let name = format!("base64 {pad} in lines of {width} by {separator:?}");
                 forms.push((name, lines.join(separator).into_bytes()));
             }

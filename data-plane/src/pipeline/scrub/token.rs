@@ -19,8 +19,7 @@ impl Schemes {
     /// URL's query, JSON in an HTML attribute.
     pub(super) const NESTED: Self = Self(31);
     /// Each by itself, then [`Self::NESTED`].
-    pub(super) const EACH: [Self; 5] =
-        [Self::BACKSLASH, Self::PERCENT, Self::HTML, Self::QUOTED, Self::NESTED_ONLY];
+    pub(super) const EACH: [Self; 5] = [Self::BACKSLASH, Self::PERCENT, Self::HTML, Self::QUOTED, Self::NESTED_ONLY];
 
     /// What tells [`Self::NESTED`] from a mixture.
     pub(super) const NESTED_ONLY: Self = Self(16);
@@ -152,7 +151,8 @@ fn read_nested(bytes: &[u8], levels: u8, last: bool) -> Token {
         match escape(introducer, text.get(..count).unwrap_or_default()) {
             Escape::Not => return first,
             Escape::Is(token) => {
-                return token.of_length(|length| length.checked_sub(2).and_then(|at| ends.get(at)).copied().unwrap_or(end));
+                return token
+                    .of_length(|length| length.checked_sub(2).and_then(|at| ends.get(at)).copied().unwrap_or(end));
             }
             Escape::Cut => {}
         }

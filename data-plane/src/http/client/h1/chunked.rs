@@ -89,7 +89,11 @@ fn size(line: &[u8]) -> Result<u64, UpstreamError> {
     let extension = rest.trim_ascii_start();
     let significant = digits - number.iter().take_while(|b| **b == b'0').count();
     // 15 digits: beyond any body, and short of overflow. Zeros in front count for nothing.
-    if digits == 0 || significant > 15 || !(extension.is_empty() || extension.starts_with(b";")) || rest.contains(&b'\r') {
+    if digits == 0
+        || significant > 15
+        || !(extension.is_empty() || extension.starts_with(b";"))
+        || rest.contains(&b'\r')
+    {
         return Err(UpstreamError::BadChunk);
     }
     Ok(number.iter().fold(0, |n, b| n << 4 | u64::from(char::from(*b).to_digit(16).unwrap_or(0))))
