@@ -33,6 +33,15 @@ enum Victim {
 
 const VICTIMS: [Victim; 4] = [Victim::Node, Victim::ControlPlane, Victim::Both, Victim::Collector];
 
+/// Ends the agents, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Requests of an agent, one after another, each with a path of its own.
 fn send_requests(proxy: SocketAddr, token: &str, next: &AtomicU64, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
@@ -43,19 +52,19 @@ fn send_requests(proxy: SocketAddr, token: &str, next: &AtomicU64, stop: &Atomic
     }
 }
 
-/// Kills one victim while requests are under way. Without a control plane the node goes on for as
-/// long as its lease.
-fn kill(sandbox: &mut Sandbox, collector: &Collector, victim: Victim, requests: &dyn Fn(usize)) {
+/// Kills one victim while requests are under way. Without a control plane the node serves until its
+/// lease ends, so `attempts` counts requests that are refused, too.
+fn kill(sandbox: &mut Sandbox, collector: &Collector, victim: Victim, attempts: &dyn Fn(u64)) {
     match victim {
         Victim::Node => sandbox.process().kill(),
         Victim::ControlPlane => {
             sandbox.control().kill();
-            requests(20);
+            attempts(40);
         }
         Victim::Both => sandbox.stab(),
         Victim::Collector => {
             collector.set_mood(Mood::Away);
-            requests(20);
+            attempts(40);
             sandbox.process().kill();
         }
     }
@@ -80,15 +89,16 @@ fn whichever_part_is_killed_each_forwarded_request_has_one_record() {
     let (token, next) = (sandbox.token("ci-bot", &["openai"]).secret, AtomicU64::new(0));
     for (round, victim) in VICTIMS.iter().cycle().take(rounds).enumerate() {
         let (proxy, stop) = (sandbox.proxy(), AtomicBool::new(false));
-        let more = |count: usize| {
-            let start = seen.lock().len();
-            wait_for("requests", || (seen.lock().len() >= start + count).then_some(()));
+        let start = seen.lock().len();
+        let attempts = |count: u64| {
+            let start = next.load(Relaxed);
+            wait_for("more attempts", || (next.load(Relaxed) >= start + count).then_some(()));
         };
         thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             (0..4).for_each(|_| drop(scope.spawn(|| send_requests(proxy, &token, &next, &stop))));
-            more(25 + 7 * (round % 8));
-            kill(&mut sandbox, &collector, *victim, &more);
-            stop.store(true, Relaxed);
+            wait_for("requests", || (seen.lock().len() >= start + 25 + 7 * (round % 8)).then_some(()));
+            kill(&mut sandbox, &collector, *victim, &attempts);
         });
         collector.set_mood(Mood::Well);
         sandbox.crash();
