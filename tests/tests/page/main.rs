@@ -160,14 +160,14 @@ fn what_waits_for_approval_is_shown_and_decided_elsewhere() {
     sandbox.cli().apply_policies(
         "@id(\"ask\") @approval(\"payments\") forbid (principal, action, resource) when { context.path like \"/v1/*\" };",
     );
-    let refused = sandbox.get("/api/openai/v1/models/'onload='?amount=424242171717&%3Cb%3E=1", &bot.secret);
+    let refused = sandbox.get("/api/openai/v1/models/'onload='?amount=424242171717&%3Cscript%3E=1", &bot.secret);
     assert_eq!(refused.code(), "approval_required", "{}", refused.text());
     let (address, base, cookie) = open(&link(&sandbox));
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let page = get(address, &format!("{base}t/default"), &cookie).text();
     let id = sandbox.cli().json(&["approval", "list"])[0]["id"].as_str().unwrap().to_owned();
     assert!(page.contains(&id) && page.contains("amount=…") && page.contains("payments"), "{page}");
-    assert!(!page.contains("4242") && !page.contains("<b>"), "{page}");
+    assert!(!page.contains("4242") && !page.contains("<script"), "{page}");
     for method in ["POST", "PUT", "DELETE"] {
         let request =
             format!("{method} {base}t/default HTTP/1.1\r\nHost: {address}\r\n{cookie}Connection: close\r\n\r\n");
