@@ -283,6 +283,7 @@ mod tests {
             upstream_base: "https://u:443".into(),
             queue_us: 4,
             region: "eu".into(),
+            ..AuditRecord::default()
         };
         assert_eq!(AuditRecord::decode(writer.as_bytes()).unwrap(), expected);
         assert_eq!(FieldsOf::new(writer.as_bytes()).flatten().count(), 40, "every field, one of them twice");
