@@ -291,3 +291,32 @@ fn a_limit_of_money_refuses_where_the_node_has_no_prices() {
     assert!(refused.text().contains("set [usage] prices"), "{}", refused.text());
     assert!(upstream.requests().is_empty());
 }
+
+#[test]
+fn a_limit_of_usage_on_a_service_without_usage_is_warned_about() {
+    let upstream = Upstream::ok();
+    let sandbox = Sandbox::start();
+    sandbox.service("github", &upstream, KEY);
+    let limit = |name, option, amount| {
+        sandbox.cli().json(&["limit", "set", name, "--service", "github", option, amount])["warnings"].to_string()
+    };
+    let warnings = limit("none", "--tokens", "1/month");
+    assert!(warnings.contains("answers of service `github` are not read for usage"), "{warnings}");
+    assert_eq!(limit("some", "--requests", "9/month"), "[]");
+    let bot = sandbox.token("bot", &["github"]);
+    assert_eq!(sandbox.post("/api/github/user", &bot.secret, "{}").status, 200);
+}
+
+#[test]
+fn what_was_counted_in_shadow_mode_counts_when_the_limit_is_enforced() {
+    let upstream = Upstream::ok();
+    let sandbox = world(&upstream);
+    let bot = sandbox.token("bot", &["openai"]);
+    set(&sandbox, "trial", &["--requests", "3/month", "--shadow"]);
+    assert_eq!(statuses(&sandbox, &bot.secret, 2), [200; 2]);
+    set(&sandbox, "trial", &["--requests", "3/month"]);
+    assert_eq!(statuses(&sandbox, &bot.secret, 3), [200, 429, 429]);
+    // A token of another agent is no way around a limit that agents share.
+    let other = sandbox.token("other", &["openai"]);
+    assert_over(&sandbox.get(PATH, &other.secret), "trial");
+}

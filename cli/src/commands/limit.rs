@@ -255,6 +255,18 @@ async fn existing(client: &Client, name: &str) -> Result<LimitView> {
     })
 }
 
+/// A warning, if the limit counts usage and its service has none. A service that was enabled
+/// before `usage` was known is one.
+async fn without_usage(client: &Client, args: &SetArgs) -> Option<String> {
+    let name = args.service.as_deref()?;
+    if !args.limit().ok()?.quantity.is_usage() {
+        return None;
+    }
+    let service = client.call("the service", client.rpc().get_service(client.named(name))).await.ok()?;
+    let help = "so the limit counts nothing of it: `seks service apply` sets `usage`";
+    service.usage.is_empty().then(|| format!("answers of service `{name}` are not read for usage, {help}"))
+}
+
 async fn set(global: &Global, args: SetArgs) -> Result<()> {
     let text = args.policy()?;
     let client = global.connect().await?;
@@ -277,7 +289,9 @@ async fn set(global: &Global, args: SetArgs) -> Result<()> {
     let limit =
         limit.ok_or_else(|| CliError::new(Exit::Failed, &what, "the control plane did not store it as a limit"))?;
     let output = global.output();
-    let view = SetView { limit, warnings: answer.warnings, enforced };
+    let mut warnings = answer.warnings;
+    warnings.extend(without_usage(&client, &args).await);
+    let view = SetView { limit, warnings, enforced };
     if output.is_table() {
         view.warnings.iter().for_each(|warning| crate::output::notice(&format!("warning: {warning}")));
         output.text(&format!("{what}: {}, {}", view.limit.limit, view.enforced.sentence()))?;
