@@ -18,6 +18,7 @@ const SECTIONS: &[&str] = &[
     "UPSTREAM",
     "AUDIT",
     "TELEMETRY",
+    "USAGE",
 ];
 
 /// `SEKS_…` variables that are no configuration keys. Other code reads them.
