@@ -50,10 +50,18 @@ const OURS: usize = 4;
 /// Never passed back to an agent: the connection's own, and offers to leave the node out. In order.
 const NEVER_RETURNED: &[&str] = &[
     "alt-svc",
+    "clear-site-data",
     "connection",
+    "expect-ct",
     "keep-alive",
+    "nel",
     "proxy-authenticate",
     "proxy-connection",
+    "public-key-pins",
+    "public-key-pins-report-only",
+    "report-to",
+    "reporting-endpoints",
+    "strict-transport-security",
     "transfer-encoding",
     "upgrade",
     "x-seks-request-id",
