@@ -1,6 +1,9 @@
 //! `seks trust`: issuers of identity tokens, in place of stored secrets.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use seks_proto::wire;
@@ -255,8 +258,8 @@ pub async fn run(global: &Global, verb: Verb) -> Result<()> {
 }
 
 async fn create(global: &Global, args: CreateArgs) -> Result<()> {
-    let jwks = args.jwks_file.as_ref().map(read_jwks).transpose()?.unwrap_or_default();
-    let issuer_ca_pem = args.issuer_ca.as_ref().map(read).transpose()?.unwrap_or_default();
+    let jwks = args.jwks_file.as_deref().map(read_jwks).transpose()?.unwrap_or_default();
+    let issuer_ca_pem = args.issuer_ca.as_deref().map(read).transpose()?.unwrap_or_default();
     let client = global.connect().await?;
     let what = format!("trust `{}`", args.name);
     let request = wire::CreateTrustRequest {
@@ -284,7 +287,7 @@ async fn create(global: &Global, args: CreateArgs) -> Result<()> {
 }
 
 async fn update(global: &Global, args: UpdateArgs) -> Result<()> {
-    let jwks = args.jwks_file.as_ref().map(read_jwks).transpose()?.unwrap_or_default();
+    let jwks = args.jwks_file.as_deref().map(read_jwks).transpose()?.unwrap_or_default();
     let client = global.connect().await?;
     let what = format!("trust `{}`", args.name);
     let request = wire::UpdateTrustRequest {
@@ -306,17 +309,17 @@ async fn update(global: &Global, args: UpdateArgs) -> Result<()> {
     change::print_changed(global.output(), &what, view, answer.enforcement, args.wait_args)
 }
 
-fn read(file: &PathBuf) -> Result<String> {
+fn read(file: &Path) -> Result<String> {
     read_text(file)
 }
 
 /// Keys of an issuer, which verify and don't sign.
-fn read_jwks(file: &PathBuf) -> Result<String> {
+fn read_jwks(file: &Path) -> Result<String> {
     let text = read(file)?;
     let set: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let is_private =
         |key: &serde_json::Value| ["d", "p", "q", "k", "priv"].iter().any(|member| key.get(member).is_some());
-    if set["keys"].as_array().into_iter().flatten().any(is_private) || is_private(&set) {
+    if set.get("keys").and_then(serde_json::Value::as_array).into_iter().flatten().any(is_private) || is_private(&set) {
         let why = "it holds a private key; nothing was sent";
         return Err(CliError::usage(file.display().to_string(), why).hint("give the issuer's public keys"));
     }
