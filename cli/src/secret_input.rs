@@ -1,6 +1,8 @@
 //! Input of secrets: a prompt without echo, standard input or a file. Never an argument, which `ps`
 //! and the shell's history would show.
 
+mod mistaken;
+
 use std::{
     fs::File,
     io::{ErrorKind, IsTerminal as _, Read},
@@ -77,6 +79,16 @@ fn ask(prompt: &str) -> Result<String> {
 }
 
 impl SecretInput {
+    /// Reads a credential, and what seems to be wrong with it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and exit code 2 for what is no credential.
+    pub fn read_credential(&self, prompt: &str) -> Result<(Secret, Option<&'static str>)> {
+        let secret = self.read(prompt)?;
+        let warning = mistaken::check(secret.expose())?;
+        Ok((secret, warning))
+    }
+
     /// Reads a token and returns its digest. The token stays in this process.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ pub(crate) mod inspected_body;
 pub(crate) mod limits;
 pub(crate) mod lookup;
 mod meaning;
+pub(crate) mod model_call;
 mod needed_approval;
 pub(crate) mod origin;
 mod policy_pool;

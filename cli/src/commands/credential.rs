@@ -1,6 +1,5 @@
 //! `seks credential`: real secrets. They are stored and never shown again.
 
-mod mistaken;
 mod source;
 
 use clap::Subcommand;
@@ -431,8 +430,9 @@ async fn put(
     let what = format!("credential `{}`", request.name);
     let secret = match request.secret.as_slice() {
         [] => {
-            let secret = input.read(&format!("Secret for `{}` (not shown): ", request.service))?;
-            if let Some(warning) = mistaken::check(secret.expose())? {
+            let (secret, warning) =
+                input.read_credential(&format!("Secret for `{}` (not shown): ", request.service))?;
+            if let Some(warning) = warning {
                 notice(&format!("warning: {warning}"));
             }
             for_the_wire(&secret)

@@ -79,7 +79,8 @@ pub struct SetArgs {
     /// Tokens that models use in a window, such as 500000/day; of services with `usage`
     #[arg(long, value_name = "N/WINDOW", group = "amount")]
     tokens: Option<String>,
-    /// US dollars that models cost in a window, such as 5/day; at the prices of the nodes (`[usage] prices`)
+    /// US dollars that models cost in a window, such as 5/day; at the prices of the nodes
+    /// (`[usage] prices`)
     #[arg(long, value_name = "N/WINDOW", group = "amount")]
     usd: Option<String>,
     /// Requests at the same time, at each node

@@ -100,8 +100,8 @@ async fn run(config: &CommandConfig, argument: &str) -> Result<Zeroizing<Vec<u8>
     Ok(output)
 }
 
-/// Ends when a child has exited, and leaves it to be waited for: until then nobody else gets its id,
-/// nor that of its group.
+/// Ends when a child has exited, and leaves it to be waited for: until then nobody else gets its
+/// id, nor that of its group.
 fn exit_of(id: Option<u32>) -> tokio::task::JoinHandle<()> {
     let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     tokio::task::spawn_blocking(move || {

@@ -117,7 +117,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Exists`], [`RegistryError::Invalid`], [`RegistryError::NotFound`],
-    /// [`RegistryError::Quota`]. Invalid is also an audience that another tenant has for the issuer.
+    /// [`RegistryError::Quota`]. Invalid is also an audience that another tenant has for the
+    /// issuer.
     pub async fn create_trust(&self, tenant: &TenantName, new: NewTrust) -> Result<(Token, Revision), RegistryError> {
         let cidrs = check_cidrs(&new.cidrs)?;
         let id = id_of(&new.trust.name)?;

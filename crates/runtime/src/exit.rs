@@ -15,7 +15,8 @@ pub enum Exit {
     NotFound = 3,
     /// The operator is not permitted to do this. Of a node: its identity is refused.
     NotPermitted = 4,
-    /// The object exists, or was changed concurrently. Of a plane: the store is older than its mark.
+    /// The object exists, or was changed concurrently. Of a plane: the store is older than its
+    /// mark.
     Conflict = 5,
     /// The control plane is unreachable, or did not answer in time.
     Unreachable = 6,

@@ -170,7 +170,8 @@ const SHAPES: &[Shape] = &[
         tokens: Tokens { cached: 64, ..tokens(100, 20) },
         model: Some("deepseek-chat"),
     },
-    // docs.perplexity.ai, Sonar Deep Research: citations and reasoning are charged beside the total.
+    // docs.perplexity.ai, Sonar Deep Research: citations and reasoning are charged beside the
+    // total.
     Shape {
         name: "Perplexity's research",
         framing: Framing::Json,

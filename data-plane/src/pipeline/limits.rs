@@ -1,7 +1,7 @@
 //! Counts a permitted request for the limits that apply to it, before anything is sent.
 //!
-//! What a model will use is known only when its answer has ended. So a limit of tokens or
-//! money reserves an estimate, and the record settles it at its end: what was not needed goes back, and
+//! What a model will use is known only when its answer has ended. So a limit of tokens or money
+//! reserves an estimate, and the record settles it at its end: what was not needed goes back, and
 //! what was used beyond it is charged too. The fleet is over such a limit by no more than what
 //! answers in progress use beyond their reservations.
 
@@ -13,7 +13,7 @@ use seks_limits::{Limit, Quantity};
 use seks_policy::AppliedLimit;
 use seks_usage::Tokens;
 
-use super::{audit::Record, authorize::Permitted, refusal::Refusal, usage::ModelCall};
+use super::{audit::Record, authorize::Permitted, model_call::ModelCall, refusal::Refusal};
 use crate::{
     code::Code,
     http::client::Upload,

@@ -201,8 +201,8 @@ impl Refusal {
         self
     }
 
-    /// `request_invalid` under 405 where the node itself answers, which takes the methods of `allow`
-    /// alone.
+    /// `request_invalid` under 405 where the node itself answers, which takes the methods of
+    /// `allow` alone.
     #[must_use]
     pub(crate) fn method_not_allowed(detail: &'static str, allow: &'static str) -> Self {
         let refusal = Self::invalid(detail).with_status(StatusCode::METHOD_NOT_ALLOWED);

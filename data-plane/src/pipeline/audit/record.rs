@@ -28,10 +28,10 @@ use crate::{
     http::client::UpstreamError,
     pipeline::{
         caller::Caller,
+        model_call::{MeasuredUsage, ModelCall},
         needed_approval::PendingUse,
         refusal::Refusal,
         route::Route,
-        usage::{MeasuredUsage, ModelCall},
     },
     spans::{self, Recorded},
     table::{ConcurrentSlot, Counted, ServiceEntry},

@@ -7,7 +7,7 @@ use seks_limits::Quantity;
 
 use super::{Open, Record};
 use crate::{
-    pipeline::usage::{MeasuredUsage, ModelCall},
+    pipeline::model_call::{MeasuredUsage, ModelCall},
     table::Taken,
     telemetry::UsageLabels,
 };
@@ -50,8 +50,8 @@ impl Open {
         }
     }
 
-    /// What counts for a limit. Where the provider's count is unknown, an upper bound: a byte of the
-    /// request and of the answer is a token at most. `None`: it has no price.
+    /// What counts for a limit. Where the provider's count is unknown, an upper bound: a byte of
+    /// the request and of the answer is a token at most. `None`: it has no price.
     fn charged(&self, quantity: Quantity, measured: &MeasuredUsage) -> Option<u64> {
         let (tokens, is_known) = measured.usage.tokens();
         let mut tokens = *tokens;
