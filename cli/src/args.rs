@@ -41,6 +41,7 @@ What agents may use:
   trust        Issuers of identity tokens that agents may use
   limit        How much agents may do in a minute, a day or at once
   policy       Cedar policies: which agent may do what
+  approval     Requests that wait for an operator's approval
   ca           The CA of HTTPS_PROXY mode
 
 As files:

@@ -148,8 +148,20 @@ mod tests {
         for method in Method::ALL {
             let name = method.name();
             let takes = name.starts_with("Delete") || name.starts_with("Revoke") || *method == Method::SetAgentDisabled;
-            let adds =
-                ["Enable", "Apply", "Put", "Assign", "Rollback", "Create", "Update", "Issue", "Rotate", "Rebind"];
+            let adds = [
+                "Enable",
+                "Apply",
+                "Put",
+                "Assign",
+                "Rollback",
+                "Create",
+                "Update",
+                "Issue",
+                "Rotate",
+                "Rebind",
+                "Grant",
+                "SetApproval",
+            ];
             let adds = adds.iter().any(|verb| name.starts_with(verb)) && method.rule().0 == Scope::Tenant;
             assert!(!takes || cost(*method) == Cost::Free, "{name}");
             assert_eq!(adds, cost(*method) == Cost::Write, "{name}");

@@ -63,10 +63,11 @@ pub(crate) struct CompiledChanges {
 struct ChangeSet {
     dirty: BTreeSet<DirtyKey>,
     changes: Vec<TableChange>,
-    /// What records lost: each is revoked, unless another record has it.
-    revoked_tokens: Vec<(TenantName, wire::RevokedToken)>,
-    /// Of old secrets that work for a while beside the new ones ([`wire::Token::replaced_by`]).
-    kept_digests: Vec<Vec<u8>>,
+    /// Digests that records lost, and the changes that revoke them.
+    revoked: Vec<(Vec<u8>, TableChange)>,
+    /// Old secrets that work for a while beside the new ones ([`wire::Token::replaced_by`]): they
+    /// are not revoked.
+    kept: Vec<(TokenId, Vec<u8>)>,
 }
 
 impl MaterializedTable {
@@ -157,9 +158,11 @@ impl MaterializedTable {
             self.compile(dirty, &mut change_set.changes);
         }
         // A rotated token's old secret may work for a while, under an id of its own.
-        let ChangeSet { mut changes, revoked_tokens, kept_digests, .. } = change_set;
-        let ended = revoked_tokens.into_iter().filter(|(_, revoked)| !kept_digests.contains(&revoked.digest));
-        changes.extend(ended.map(|(tenant, revoked)| TableChange::removal(&tenant, What::Token(revoked))));
+        let ChangeSet { mut changes, revoked, kept, .. } = change_set;
+        let is_kept = |digest: &Vec<u8>| kept.iter().any(|(_, kept)| kept == digest);
+        for (_, revoked) in revoked.into_iter().filter(|(digest, _)| is_kept(digest)) {
+            changes.retain(|change| *change != revoked);
+        }
         changes.sort_by_key(|item| !item.revokes());
         changes
     }
@@ -250,7 +253,7 @@ impl MaterializedTable {
         let new = value.and_then(|v| decode::<wire::Token>(&v, "token"));
         let tenant = self.tenants.entry(name.clone()).or_default();
         let put = new.is_some();
-        let (old, reached) = tenant.set_token(id, new.as_ref());
+        let (old, reached) = tenant.set_token(id.clone(), new.as_ref());
         self.tokens = (self.tokens + usize::from(put)).saturating_sub(usize::from(old.is_some()));
         // A credential goes to the nodes with the first token that reaches it, and leaves them with
         // the last.
@@ -258,13 +261,13 @@ impl MaterializedTable {
         if let Some(old) = old
             && new.as_ref().is_none_or(|new| new.digest != old.digest)
         {
-            if !old.replaced_by.is_empty() {
-                change_set.kept_digests.retain(|kept| *kept != old.digest);
-            }
-            change_set.revoked_tokens.push((name.clone(), revoked(&old)));
+            change_set.kept.retain(|(kept, _)| *kept != id);
+            let change = TableChange::removal(&name, What::Token(revoked(&old)));
+            change_set.revoked.push((old.digest, change.clone()));
+            change_set.changes.push(change);
         }
         if let Some(new) = new.as_ref().filter(|new| !new.replaced_by.is_empty()) {
-            change_set.kept_digests.push(new.digest.clone());
+            change_set.kept.push((id, new.digest.clone()));
         }
         if let (Some(new), true) = (new, tenant.active) {
             change_set.changes.push(token_change(&name, &new));

@@ -211,7 +211,8 @@ impl Inner {
         if text.iter().all(|b| Schemes::introduced_by(*b) == Schemes::NONE) {
             return self.needle(begin, end, alphabet, Schemes::NESTED);
         }
-        let unescaped = Zeroizing::new(token::unescaped(text, Schemes::NESTED));
+        let mut unescaped = Zeroizing::new(token::unescaped(text, Schemes::NESTED));
+        unescaped.retain(|byte| *byte != 0); // it stands for nothing
         let (text, alphabet) = unfolded(&unescaped);
         let (begin, end) = if text.len() < MIN_VALUE { (begin, end) } else { self.append(&text) };
         self.needle(begin, end, alphabet, Schemes::NESTED);
