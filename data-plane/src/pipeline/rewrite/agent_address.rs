@@ -45,8 +45,7 @@ impl AgentAddress {
         let scheme = if self.tls { "https" } else { "http" };
         let upstream = &service.upstream;
         let origin = format!("{scheme}://{authority}");
-        let urls = Urls::new(upstream.tls(), upstream.authority().host(), upstream.port(), origin, prefix);
-        Some(urls.below(&service.base_path))
+        Some(Urls::new(upstream.tls(), upstream.authority().host(), upstream.port(), origin, prefix))
     }
 }
 

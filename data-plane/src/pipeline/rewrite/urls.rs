@@ -15,25 +15,13 @@ pub(super) struct Urls {
     origin: String,
     /// `/api/openai` in path mode, empty in host mode.
     prefix: String,
-    /// The node puts it in front of what agents ask for: they reach nothing outside of it.
-    base_path: String,
 }
 
 impl Urls {
     /// `host` is the upstream's, in brackets when it is an IPv6 address. `origin` has no final
     /// slash; `prefix` is empty or begins with one.
     pub(super) fn new(tls: bool, host: &str, port: u16, origin: String, prefix: String) -> Self {
-        Self { tls, host: host.to_ascii_lowercase(), port, origin, prefix, base_path: String::new() }
-    }
-
-    /// The same for a service with a base path.
-    pub(super) fn below(self, base_path: &str) -> Self {
-        Self { base_path: base_path.to_owned(), ..self }
-    }
-
-    /// Whether agents reach `path`, which may have a query and a fragment.
-    fn is_reachable(&self, path: &str) -> bool {
-        path.strip_prefix(&*self.base_path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
+        Self { tls, host: host.to_ascii_lowercase(), port, origin, prefix }
     }
 
     fn scheme(&self) -> &'static str {
@@ -61,23 +49,20 @@ impl Urls {
     }
 
     /// The reference that leads to the same resource through the node; `None` when `reference`
-    /// needs no change: it is relative to the current path, another host's, or outside of the
-    /// service's base path. An absolute URL stays absolute, an absolute path stays a path.
+    /// needs no change: it is relative to the current path, or another host's. An absolute URL stays absolute, an absolute path stays a path.
     pub(super) fn reference(&self, reference: &str) -> Option<String> {
         if let Some(rest) = reference.strip_prefix("//") {
             let (authority, rest) = split_authority(rest);
             // Without a scheme it has that of the page: the agent's, which is the node's.
             let own = self.origin.split_once(':').map_or("", |(_, authority)| authority);
-            return (self.is_authority(authority) && self.is_reachable(rest))
-                .then(|| [own, &self.prefix, rest].concat());
+            return (self.is_authority(authority)).then(|| [own, &self.prefix, rest].concat());
         }
         if reference.starts_with('/') {
-            return (!self.prefix.is_empty() && self.is_reachable(reference))
-                .then(|| [self.prefix.as_str(), reference].concat());
+            return (!self.prefix.is_empty()).then(|| [self.prefix.as_str(), reference].concat());
         }
         let (scheme, rest) = reference.split_once("://")?;
         let (authority, rest) = split_authority(rest);
-        (scheme.eq_ignore_ascii_case(self.scheme()) && self.is_authority(authority) && self.is_reachable(rest))
+        (scheme.eq_ignore_ascii_case(self.scheme()) && self.is_authority(authority))
             .then(|| [self.origin.as_str(), &self.prefix, rest].concat())
     }
 
@@ -181,24 +166,6 @@ mod tests {
             "mailto:a@api.github.com",
         ] {
             assert_eq!(github().reference(reference), None, "{reference}");
-        }
-    }
-
-    #[test]
-    fn references_outside_of_the_base_path_stay() {
-        let urls = github().below("/v1");
-        for (reference, expect) in [
-            ("/v1/x", Some("/api/github/v1/x")),
-            ("/v1?a=b", Some("/api/github/v1?a=b")),
-            ("https://api.github.com/v1", Some("http://127.0.0.1:8300/api/github/v1")),
-            ("//api.github.com/v1/x", Some("//127.0.0.1:8300/api/github/v1/x")),
-            ("/other", None),
-            ("/v10/x", None),
-            ("/", None),
-            ("https://api.github.com/login?next=/v1/x", None),
-            ("//api.github.com/other", None),
-        ] {
-            assert_eq!(urls.reference(reference).as_deref(), expect, "{reference}");
         }
     }
 
