@@ -21,6 +21,8 @@ pub const NAMES: &[&str] = &[
     "seks_audit_spool_queue_bytes",
     "seks_audit_spool_records",
     "seks_audit_syncs_total",
+    "seks_audit_trail_pending_bytes",
+    "seks_audit_trail_upload_failing_seconds",
     "seks_audit_tripwires_total",
     "seks_audit_uploaded_total",
     "seks_audit_write_failures_total",

@@ -55,7 +55,7 @@ impl Counters {
 pub(crate) fn collectors(trail: &Trail) -> Vec<Box<dyn Collector>> {
     type Read = fn(&Trail) -> f64;
     let of_bucket: [(&str, &str, Read); 2] = [
-        ("seks_audit_trail_pending_bytes", "Bytes of the trail's files that wait for the bucket.", |trail| {
+        ("seks_audit_trail_pending_bytes", "Bytes of the trail's files that wait for the bucket; 0 without one.", |trail| {
             trail.in_bucket().iter().map(BucketDisk::pending_bytes).sum::<u64>() as f64
         }),
         (
@@ -64,7 +64,6 @@ pub(crate) fn collectors(trail: &Trail) -> Vec<Box<dyn Collector>> {
             |trail| trail.in_bucket().iter().map(BucketDisk::failing_seconds).fold(0.0, f64::max),
         ),
     ];
-    let of_bucket = of_bucket.into_iter().filter(|_| !trail.in_bucket().is_empty());
     let gauges: [(&str, &str, Read); 5] = [
         ("seks_audit_trail_records", "Records in this replica's trail.", |trail| trail.size().records as f64),
         ("seks_audit_trail_bytes", "Bytes of the trail's blocks.", |trail| trail.size().bytes as f64),
