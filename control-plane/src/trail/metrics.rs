@@ -55,9 +55,11 @@ impl Counters {
 pub(crate) fn collectors(trail: &Trail) -> Vec<Box<dyn Collector>> {
     type Read = fn(&Trail) -> f64;
     let of_bucket: [(&str, &str, Read); 2] = [
-        ("seks_audit_trail_pending_bytes", "Bytes of the trail's files that wait for the bucket; 0 without one.", |trail| {
-            trail.in_bucket().iter().map(BucketDisk::pending_bytes).sum::<u64>() as f64
-        }),
+        (
+            "seks_audit_trail_pending_bytes",
+            "Bytes of the trail's files that wait for the bucket; 0 without one.",
+            |trail| trail.in_bucket().iter().map(BucketDisk::pending_bytes).sum::<u64>() as f64,
+        ),
         (
             "seks_audit_trail_upload_failing_seconds",
             "For how long files of the trail cannot be uploaded to the bucket; 0: the last upload succeeded.",
