@@ -4,8 +4,10 @@
 //! `TranscriptTextUsageTokens`), Anthropic's and Google's Python SDKs (`Usage`,
 //! `MessageDeltaUsage`, `BetaIterationsUsage`; `GenerateContentResponseUsageMetadata`,
 //! `interactions.Usage`), botocore's `bedrock-runtime` (`TokenUsage`), Mistral's (`UsageInfo`,
-//! `ConversationUsageInfo`) and Cohere's Python SDKs (`Usage`, `ApiMeta`), docs.perplexity.ai and
-//! openrouter.ai/docs.
+//! `ConversationUsageInfo`) and Cohere's Python SDKs (`Usage`, `ApiMeta`).
+//!
+//! Not checked against the vendors' pages on that day: xAI, DeepSeek, Groq, Perplexity, OpenRouter,
+//! Bedrock's Llama and Titan, and text embeddings of Vertex AI.
 
 use super::{
     Tokens,

@@ -90,7 +90,7 @@ const SHAPES: &[Shape] = &[
         tokens: Tokens { cached: 2, reasoning: 25, ..tokens(17, 55) },
         model: Some("gemini-3-flash"),
     },
-    // Vertex AI, text embeddings: each text has a count of its own.
+    // Vertex AI, text embeddings (not checked): each text has a count of its own.
     Shape {
         name: "Vertex's embeddings",
         framing: Framing::Json,
@@ -106,7 +106,7 @@ const SHAPES: &[Shape] = &[
         tokens: Tokens { cached: 100, cache_written: 50, ..tokens(180, 628) },
         model: None,
     },
-    // AWS, "Inference request parameters": Meta Llama.
+    // Meta Llama at Bedrock (not checked).
     Shape {
         name: "Bedrock's Llama",
         framing: Framing::Json,
@@ -114,7 +114,7 @@ const SHAPES: &[Shape] = &[
         tokens: tokens(22, 105),
         model: None,
     },
-    // AWS, "Inference request parameters": Amazon Titan.
+    // Amazon Titan at Bedrock (not checked).
     Shape {
         name: "Bedrock's Titan",
         framing: Framing::Json,
@@ -146,7 +146,7 @@ const SHAPES: &[Shape] = &[
         tokens: tokens(2, 0),
         model: None,
     },
-    // console.groq.com/docs: usage is in `x_groq` of the last chunk.
+    // Groq (not checked): usage is in `x_groq` of the last chunk.
     Shape {
         name: "Groq's stream",
         framing: Framing::Events,
@@ -154,7 +154,7 @@ const SHAPES: &[Shape] = &[
         tokens: tokens(18, 556),
         model: Some("llama-3.3-70b"),
     },
-    // docs.x.ai: `completion_tokens` leaves reasoning out, and the total has it.
+    // xAI (not checked): `completion_tokens` leaves reasoning out, and the total has it.
     Shape {
         name: "xAI's reasoning",
         framing: Framing::Json,
@@ -162,7 +162,7 @@ const SHAPES: &[Shape] = &[
         tokens: Tokens { cached: 6, reasoning: 94, ..tokens(32, 103) },
         model: Some("grok-4"),
     },
-    // api-docs.deepseek.com: hits and misses of the cache add up to the prompt.
+    // DeepSeek (not checked): hits and misses of the cache add up to the prompt.
     Shape {
         name: "DeepSeek's cache",
         framing: Framing::Json,
@@ -170,8 +170,8 @@ const SHAPES: &[Shape] = &[
         tokens: Tokens { cached: 64, ..tokens(100, 20) },
         model: Some("deepseek-chat"),
     },
-    // docs.perplexity.ai, Sonar Deep Research: citations and reasoning are charged beside the
-    // total.
+    // Perplexity, Sonar Deep Research (not checked): citations and reasoning are charged beside
+    // the total.
     Shape {
         name: "Perplexity's research",
         framing: Framing::Json,
