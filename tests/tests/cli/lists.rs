@@ -61,6 +61,21 @@ fn a_rotated_token_works_beside_the_new_one_for_the_grace_period() {
 }
 
 #[test]
+fn of_several_tokens_all_that_exist_are_revoked_and_the_others_are_named() {
+    let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
+    sandbox.service("openai", &upstream, KEY);
+    let tokens = [sandbox.token("a", &["openai"]), sandbox.token("b", &["openai"])];
+    let missing = "tok-0000000000000000";
+    let revoked = sandbox.cli().run(&["token", "revoke", &tokens[0].id, missing, &tokens[1].id, "--yes"], "");
+    let (exit, stderr) = failure(&revoked);
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains(missing) && !stderr.contains(&tokens[0].id), "{stderr}");
+    for token in &tokens {
+        assert_eq!(sandbox.get("/api/openai/v1/models", &token.secret).status, 401);
+    }
+}
+
+#[test]
 fn the_expiry_of_a_token_can_be_brought_forward_and_not_put_off() {
     let (sandbox, upstream) = (Sandbox::start(), Upstream::ok());
     sandbox.service("openai", &upstream, KEY);

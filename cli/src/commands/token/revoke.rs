@@ -15,7 +15,7 @@ use crate::{
     commands::change::{self, Enforced, WaitArgs},
     confirm::Confirm,
     duration::duration,
-    error::Result,
+    error::{CliError, Exit, Result},
     output::{Output, notice},
     secret_input::SecretInput,
 };
@@ -57,7 +57,7 @@ pub struct RevokeArgs {
 /// ones.
 #[derive(Serialize)]
 struct RevokedView<'a> {
-    ids: &'a [String],
+    ids: &'a [&'a str],
     #[serde(flatten)]
     enforced: Enforced,
 }
@@ -65,8 +65,8 @@ struct RevokedView<'a> {
 /// Revokes the tokens.
 ///
 /// # Errors
-/// See [`crate::error`]. Tokens before the failed one are revoked. Exit code 3 if the agent or the
-/// service does not exist: a mistyped name must not look like a revocation.
+/// See [`crate::error`]. Exit code 3 if the agent, the service or one of the tokens does not exist:
+/// a mistyped name must not look like a revocation. All tokens that exist are revoked.
 pub(super) async fn run(client: &Client, output: Output, args: RevokeArgs) -> Result<()> {
     args.id.iter().try_for_each(|id| refuse_token(id))?;
     if let [id] = args.id.as_slice() {
@@ -118,26 +118,41 @@ async fn matching(client: &Client, args: &RevokeArgs) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Revokes each, and waits for the last revocation only: nodes apply changes in order.
+/// Up to so many are waited for one by one.
+const WAITED_EACH: usize = 64;
+
+/// Revokes each that exists. Of many it waits for the last revocation only: nodes apply changes in
+/// order.
 async fn revoke_all(client: &Client, output: Output, ids: &[String], wait_args: WaitArgs) -> Result<()> {
-    let mut last = None;
+    let (mut last, mut revoked, mut missing) = (None, Vec::new(), Vec::new());
     for (number, id) in ids.iter().enumerate() {
-        let is_last = number + 1 == ids.len();
-        let request = client.delete(id, wait_args.no_wait || !is_last);
-        last = client.change(&format!("token `{id}`"), client.rpc().revoke_token(request)).await?.enforcement;
+        let is_waited = ids.len() <= WAITED_EACH || number + 1 == ids.len();
+        let request = client.delete(id, wait_args.no_wait || !is_waited);
+        match client.change(&format!("token `{id}`"), client.rpc().revoke_token(request)).await {
+            Ok(response) => {
+                last = response.enforcement;
+                revoked.push(id.as_str());
+            }
+            Err(error) if error.exit == Exit::NotFound => missing.push(format!("`{id}`")),
+            Err(error) => return Err(error),
+        }
     }
     let enforced = match last {
         Some(enforcement) => Enforced::from(Some(enforcement)),
         None => Enforced { enforced: true, ..Enforced::default() },
     };
-    let count = if ids.len() == 1 { "1 token".to_owned() } else { format!("{} tokens", ids.len()) };
+    let count = if revoked.len() == 1 { "1 token".to_owned() } else { format!("{} tokens", revoked.len()) };
     let checked = enforced.check(&format!("{count} revoked"), wait_args);
     if !output.is_table() {
-        output.data(&RevokedView { ids, enforced })?;
+        output.data(&RevokedView { ids: &revoked, enforced })?;
     } else if ids.is_empty() {
         notice("no token matches");
-    } else if checked.is_ok() {
+    } else if checked.is_ok() && !revoked.is_empty() {
         output.text(&format!("{count} revoked: {}", enforced.sentence()))?;
     }
-    checked
+    checked?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::new(Exit::NotFound, "tokens", format!("{} not found; the others are revoked", missing.join(", "))))
 }
