@@ -132,8 +132,8 @@ fn a_token_of_the_issuer_is_exchanged_once_and_the_result_is_used_as_any_token()
     // The issuer's token itself, any number of times.
     let direct = world.issuer.token(json!({}));
     assert_eq!((world.get(&direct), world.get(&direct)), ((200, String::new()), (200, String::new())));
-    // Discovery and keys, by the control plane: at the creation, and once more within 30 s. The node
-    // has verified five tokens and asked nobody.
+    // Discovery and keys, by the control plane: at the creation, and once more within 30 s. The
+    // node has verified five tokens and asked nobody.
     assert!(matches!(world.issuer.asked(), 2 | 4), "{}", world.issuer.asked());
     let emitted = world.sandbox.everything_emitted();
     for secret in [token, &subject, &direct, KEY] {

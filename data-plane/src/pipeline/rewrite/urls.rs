@@ -49,7 +49,8 @@ impl Urls {
     }
 
     /// The reference that leads to the same resource through the node; `None` when `reference`
-    /// needs no change: it is relative to the current path, or another host's. An absolute URL stays absolute, an absolute path stays a path.
+    /// needs no change: it is relative to the current path, or another host's. An absolute URL
+    /// stays absolute, an absolute path stays a path.
     pub(super) fn reference(&self, reference: &str) -> Option<String> {
         if let Some(rest) = reference.strip_prefix("//") {
             let (authority, rest) = split_authority(rest);
